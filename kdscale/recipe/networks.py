@@ -1,0 +1,43 @@
+"""Which network plays a role, and where its weights come from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from .frozen import FrozenDict, FrozenMapping, value
+
+
+@value
+class Model:
+    """A network by name, folder or file.
+
+    ``name``: an architecture of timm (fresh weights); ``timm/NAME.TAG`` (the weights of that tag); a network of the CIFAR
+    families (``wrn_16_2``); or a local folder with ``config.json`` and ``model.safetensors`` (timm's form, a transformers
+    image classifier, or a CIFAR family's). ``weights``: ``None`` (what the name implies), ``"pretrained"``,
+    ``"random"`` (the architecture alone), or the path of a safetensors file.
+    """
+
+    name: str
+    weights: str | None = None
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    size: Annotated[int, Field(gt=0)] | None = None  # pixels of its input; None: its weights', else the data's
+    floor: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = "auto"  # accuracy under which a teacher is refused
+    args: FrozenMapping[Any] = FrozenDict()  # further constructor arguments
+    kind: Literal["model"] = "model"
+
+
+@value
+class FromPhase:
+    """A network that an earlier phase of the same run trained."""
+
+    phase: str
+    role: str = "student"
+    at: Literal["end", "best"] | Annotated[int, Field(gt=0)] = "end"  # an epoch's number: as it was after that epoch
+    floor: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = "auto"
+    kind: Literal["from_phase"] = "from_phase"
+
+
+Source = Annotated[Model | FromPhase, Field(discriminator="kind")]

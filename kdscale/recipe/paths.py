@@ -1,0 +1,152 @@
+"""``path=value`` on the command line, typed by the field's own annotation.
+
+A path walks fields, roles and phases (by name or number): ``phases.student.optimizer.lr=1e-3``. In a recipe of one phase
+the words ``phases.0.`` may be left out. A number after ``+`` is added to what the recipe says (``epochs=+50``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from ..errors import RecipeError
+from .core import Phase, Recipe
+from .method import Method
+from .networks import Source
+
+
+def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
+    """The recipe with each ``path=value`` applied in turn. Raises RecipeError naming the field, the value, what is allowed."""
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise RecipeError(f"{assignment!r} is not of the form path=value, as in epochs=100")
+        recipe = _set(recipe, _whole_path(recipe, path.split(".")), [], text)
+    return recipe
+
+
+def _whole_path(recipe: Recipe, parts: list[str]) -> list[str]:
+    fields = {f.name for f in dataclasses.fields(Recipe)}
+    phase_fields = {f.name for f in dataclasses.fields(Phase)}
+    if parts[0] in fields or parts[0] not in phase_fields:
+        return parts
+    if len(recipe.phases) > 1:
+        names = ", ".join(f"phases.{p.name or i}.{parts[0]}" for i, p in enumerate(recipe.phases))
+        raise RecipeError(f"{parts[0]!r} belongs to a phase and this recipe has several: {names}")
+    return ["phases", "0", *parts]
+
+
+def _set(node: Any, parts: list[str], done: list[str], text: str) -> Any:
+    """``node`` with the value at ``parts`` replaced; ``done`` is the path that led here."""
+    head, rest = parts[0], parts[1:]
+    if isinstance(node, tuple) and done == ["phases"]:
+        place = _phase_place(node, head)
+        return (*node[:place], _set(node[place], rest or [""], [*done, head], text), *node[place + 1 :])
+    if isinstance(node, Mapping):
+        return _set_in_mapping(node, head, rest, done, text)
+    if not dataclasses.is_dataclass(node) or isinstance(node, type):
+        where = ".".join(done)
+        raise RecipeError(f"{where} is {node!r} and has no field {head!r}; set it whole: {where}=...")
+    known = [f.name for f in dataclasses.fields(node)]
+    if head not in known:
+        raise RecipeError(f"there is no field {'.'.join([*done, head])!r}; {nearest(head, known)}")
+    old = getattr(node, head)
+    if rest and old is not None:
+        new = _set(old, rest, [*done, head], text)
+    elif rest:
+        raise RecipeError(f"{'.'.join([*done, head])} is not set, so {'.'.join(parts)!r} has no place; give it whole")
+    else:
+        new = _parse(type(node), head, old, text, ".".join([*done, head]))
+    return _replaced(node, head, new, ".".join([*done, head]))
+
+
+def _phase_place(phases: tuple[Any, ...], head: str) -> int:
+    names = [p.name for p in phases]
+    if head in names:
+        return names.index(head)
+    if head.isdigit() and int(head) < len(phases):
+        return int(head)
+    raise RecipeError(f"there is no phase {head!r}; {nearest(head, [n or str(i) for i, n in enumerate(names)])}")
+
+
+def _set_in_mapping(node: Mapping[str, Any], head: str, rest: list[str], done: list[str], text: str) -> Any:
+    where = ".".join([*done, head])
+    if rest:
+        if head not in node:
+            what = "role" if done[-1] == "networks" else "name"
+            raise RecipeError(f"there is no {what} {head!r} in {'.'.join(done)}; {nearest(head, list(node))}")
+        return {**node, head: _set(node[head], rest, [*done, head], text)}
+    if done[-1] == "networks" and head not in node:
+        raise RecipeError(f"there is no role {head!r} in {'.'.join(done)}; {nearest(head, list(node))}")
+    given = _literal(text)
+    if done[-1] == "networks":
+        old = node[head]
+        if isinstance(given, str) and hasattr(old, "name"):  # a plain name keeps the role's other settings
+            return {**node, head: dataclasses.replace(old, name=given)}
+        return {**node, head: _validated(TypeAdapter(Source), given, where)}
+    return {**node, head: given}
+
+
+def _parse(owner: type, name: str, old: Any, text: str, where: str) -> Any:
+    hint = get_type_hints(owner, include_extras=True)[name]
+    if text.startswith("+") and isinstance(old, (int, float)) and not isinstance(old, bool):
+        step = _literal(text[1:])
+        if isinstance(step, (int, float)):
+            return _validated(TypeAdapter(hint), old + step, where)
+    given = _literal(text)
+    if isinstance(given, str) and name == "method":
+        given = {"kind": given}
+    try:
+        return _validated(TypeAdapter(hint), given, where)
+    except RecipeError:
+        if isinstance(given, str) or given is None:
+            raise
+        try:  # a name that reads as a number or a date stays a name where a name is wanted
+            return TypeAdapter(hint).validate_python(text)
+        except ValidationError:
+            pass
+        raise
+
+
+def _literal(text: str) -> Any:
+    """The value that the text spells: YAML's scalars and flow lists, with ``1e-3`` a number as everywhere else."""
+    try:
+        return float(text) if text.lower().strip("+-").replace(".", "").replace("e", "").replace("-", "").isdigit() and "e" in text.lower() else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError):
+        return text
+
+
+def _validated(adapter: TypeAdapter[Any], given: Any, where: str) -> Any:
+    try:
+        return adapter.validate_python(given)
+    except ValidationError as error:
+        allowed: list[str] = []
+        for fault in error.errors(include_url=False):
+            message = fault["msg"].removeprefix("Value error, ").replace("Input should be ", "")
+            if message not in allowed:
+                allowed.append(message)
+        raise RecipeError(f"{where}: {given!r} does not fit; allowed: {' or '.join(allowed)}") from None
+
+
+def _replaced(node: Any, name: str, new: Any, where: str) -> Any:
+    try:
+        return dataclasses.replace(node, **{name: new})
+    except ValidationError as error:
+        text = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise RecipeError(f"{where}: {text}") from None
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """'nearest: a, b' of the known names, or the whole list where it is short."""
+    near = difflib.get_close_matches(name, known, 3, 0.5)
+    if near:
+        return f"nearest: {', '.join(near)}"
+    return f"known: {', '.join(known)}" if known else "none are known"
+
+
+__all__ = ["Method", "nearest", "override"]

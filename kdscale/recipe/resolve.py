@@ -1,0 +1,102 @@
+"""A recipe with nothing left to say: every default and phase spelt out, as it is saved, hashed and trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from ..errors import RecipeError
+from .core import Data, Phase, Recipe, Source
+from .networks import FromPhase
+from .text import to_plain
+
+NOT_IDENTITY = ("machine", "checkpointing", "name")
+NOT_IDENTITY_DATA = ("source", "workers", "prefetch", "verify", "eval_batch", "held_out")
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """Phases expanded and named, each with its own data, networks and learning rate. Idempotent.
+
+    Raises RecipeError where a phase asks for a role or an earlier phase that does not exist.
+    """
+    parts: list[Phase] = []
+    for number, phase in enumerate(recipe.phases):
+        named = dataclasses.replace(phase, name=phase.name or (phase.method.kind if len(recipe.phases) == 1 else f"{number + 1}-{phase.method.kind}"))  # type: ignore[attr-defined]
+        parts.extend(named.method.phases(named))
+    done: list[Phase] = []
+    for part in parts:
+        done.append(_resolve_phase(recipe, part, [p.name for p in done]))
+    return dataclasses.replace(recipe, phases=tuple(done))
+
+
+def _resolve_phase(recipe: Recipe, phase: Phase, earlier: list[str]) -> Phase:
+    data = phase.data or recipe.data
+    if phase.batch is not None:
+        data = dataclasses.replace(data, batch=phase.batch)
+    networks: dict[str, Source] = {**recipe.networks, **phase.networks}
+    needs = phase.method.needs()
+    wanted = (*needs.trained, *needs.frozen)
+    for role in wanted:
+        if role not in networks:
+            known = ", ".join(networks) or "none"
+            raise RecipeError(
+                f"phase {phase.name!r}: method {phase.method.kind!r} needs a network in the role {role!r};"  # type: ignore[attr-defined]
+                f" the recipe has: {known}"
+            )
+    networks = {role: networks[role] for role in wanted}
+    for role, source in networks.items():
+        if isinstance(source, FromPhase) and source.phase not in earlier:
+            known = ", ".join(earlier) or "none"
+            raise RecipeError(f"phase {phase.name!r}: {role} comes from phase {source.phase!r}, which is not before it; before it: {known}")
+    optimizer = phase.optimizer
+    if optimizer.per is not None:
+        optimizer = dataclasses.replace(optimizer, lr=optimizer.lr * data.batch / optimizer.per, per=None)
+    return dataclasses.replace(phase, data=data, batch=data.batch, networks=networks, optimizer=optimizer)
+
+
+def phase_data(phase: Phase) -> Data:
+    """The data of a resolved phase."""
+    if phase.data is None:
+        raise RecipeError(f"phase {phase.name!r} is not resolved")
+    return phase.data
+
+
+def identity(recipe: Recipe, files: dict[str, str], data: dict[str, str]) -> dict[str, Any]:
+    """What a resume may not change, as plain data: the resolved recipe less how it is computed.
+
+    ``files``: content hash of each local weights path; ``data``: manifest identity of each data source. Both replace the
+    paths, so that a moved folder is the same run.
+    """
+    plain = to_plain(recipe)
+    plain.pop("data"), plain.pop("networks")
+    for name in NOT_IDENTITY:
+        plain.pop(name)
+    for phase in plain["phases"]:
+        phase["data"]["identity"] = data.get(phase["data"]["source"], phase["data"]["source"])
+        for name in NOT_IDENTITY_DATA:
+            phase["data"].pop(name)
+        for source in phase["networks"].values():
+            source.pop("floor")
+            for name in ("name", "weights"):
+                if source.get(name) in files:
+                    source[name] = files[source[name]]
+    return plain
+
+
+def digest(plain: Any) -> str:
+    """sha256 of plain data, in one canonical text."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """(path, old, new) of every leaf in which two plain values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found: list[tuple[str, Any, Any]] = []
+        for name in sorted(old.keys() | new.keys()):
+            found += differences(old.get(name), new.get(name), f"{path}.{name}" if path else name)
+        return found
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [d for i, (a, b) in enumerate(zip(old, new, strict=True)) for d in differences(a, b, f"{path}.{i}")]
+    return [] if old == new else [(path, old, new)]
