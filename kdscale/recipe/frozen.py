@@ -14,7 +14,8 @@ T = TypeVar("T")
 @dataclass_transform(frozen_default=True, field_specifiers=(Field,))
 def value(cls: type[T]) -> type[T]:
     """Makes ``cls`` a recipe value: frozen, compared by content, closed to fields that nobody declared."""
-    return _dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))(cls)
+    made: Any = _dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))(cls)
+    return made  # type: ignore[no-any-return]
 
 
 class FrozenDict(dict[str, T]):

@@ -7,6 +7,7 @@ subclassing registers its ``kind``, by which JSON tells methods apart.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -35,7 +36,7 @@ class Needs:
 
     trained: tuple[str, ...] = ("student",)  # roles
     frozen: tuple[str, ...] = ()
-    taps: dict[str, tuple[str, ...]] = field(default_factory=dict)  # role -> taps that it reads
+    taps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # role -> taps that it reads
     views: int = 1
     cuts: tuple[str, ...] = ()  # roles whose blocks it runs one by one
     distillation_head: bool = False  # the student must have a distillation token
@@ -64,6 +65,11 @@ class Method:
     def phases(self, phase: Phase) -> tuple[Phase, ...]:
         """The phases that a phase with this method stands for; a part that is expanded again is itself."""
         return (phase,)
+
+
+def kind_of(method: Method) -> str:
+    """The kind under which a method's class is registered."""
+    return str(getattr(method, "kind", type(method).__name__))
 
 
 def method_of_kind(kind: str) -> type[Method]:

@@ -54,7 +54,8 @@ def _set(node: Any, parts: list[str], done: list[str], text: str) -> Any:
         raise RecipeError(f"{where} is {node!r} and has no field {head!r}; set it whole: {where}=...")
     known = [f.name for f in dataclasses.fields(node)]
     if head not in known:
-        raise RecipeError(f"there is no field {'.'.join([*done, head])!r}; {nearest(head, known)}")
+        short = [f.name for f in dataclasses.fields(Phase)] if isinstance(node, Recipe) and len(node.phases) == 1 else []
+        raise RecipeError(f"there is no field {'.'.join([*done, head])!r}; {nearest(head, [*known, *short])}")
     old = getattr(node, head)
     if rest and old is not None:
         new = _set(old, rest, [*done, head], text)
@@ -62,7 +63,13 @@ def _set(node: Any, parts: list[str], done: list[str], text: str) -> Any:
         raise RecipeError(f"{'.'.join([*done, head])} is not set, so {'.'.join(parts)!r} has no place; give it whole")
     else:
         new = _parse(type(node), head, old, text, ".".join([*done, head]))
-    return _replaced(node, head, new, ".".join([*done, head]))
+    return _replaced(node, {head: new} | _other_length(node, head), ".".join([*done, head]))
+
+
+def _other_length(node: Any, head: str) -> dict[str, None]:
+    """A phase has one length: giving it in steps takes the epochs away, and the other way round."""
+    lengths = {"epochs": "steps", "steps": "epochs"}
+    return {lengths[head]: None} if isinstance(node, Phase) and head in lengths else {}
 
 
 def _phase_place(phases: tuple[Any, ...], head: str) -> int:
@@ -116,7 +123,11 @@ def _parse(owner: type, name: str, old: Any, text: str, where: str) -> Any:
 def _literal(text: str) -> Any:
     """The value that the text spells: YAML's scalars and flow lists, with ``1e-3`` a number as everywhere else."""
     try:
-        return float(text) if text.lower().strip("+-").replace(".", "").replace("e", "").replace("-", "").isdigit() and "e" in text.lower() else yaml.safe_load(text)
+        return (
+            float(text)
+            if text.lower().strip("+-").replace(".", "").replace("e", "").replace("-", "").isdigit() and "e" in text.lower()
+            else yaml.safe_load(text)
+        )
     except (ValueError, yaml.YAMLError):
         return text
 
@@ -133,9 +144,9 @@ def _validated(adapter: TypeAdapter[Any], given: Any, where: str) -> Any:
         raise RecipeError(f"{where}: {given!r} does not fit; allowed: {' or '.join(allowed)}") from None
 
 
-def _replaced(node: Any, name: str, new: Any, where: str) -> Any:
+def _replaced(node: Any, changes: dict[str, Any], where: str) -> Any:
     try:
-        return dataclasses.replace(node, **{name: new})
+        return dataclasses.replace(node, **changes)
     except ValidationError as error:
         text = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
         raise RecipeError(f"{where}: {text}") from None

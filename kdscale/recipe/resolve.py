@@ -8,8 +8,9 @@ import json
 from typing import Any
 
 from ..errors import RecipeError
-from .core import Data, Phase, Recipe, Source
-from .networks import FromPhase
+from .core import Data, Phase, Recipe
+from .method import kind_of
+from .networks import FromPhase, Source
 from .text import to_plain
 
 NOT_IDENTITY = ("machine", "checkpointing", "name")
@@ -23,7 +24,10 @@ def resolve(recipe: Recipe) -> Recipe:
     """
     parts: list[Phase] = []
     for number, phase in enumerate(recipe.phases):
-        named = dataclasses.replace(phase, name=phase.name or (phase.method.kind if len(recipe.phases) == 1 else f"{number + 1}-{phase.method.kind}"))  # type: ignore[attr-defined]
+        named = dataclasses.replace(
+            phase,
+            name=phase.name or (kind_of(phase.method) if len(recipe.phases) == 1 else f"{number + 1}-{kind_of(phase.method)}"),
+        )
         parts.extend(named.method.phases(named))
     done: list[Phase] = []
     for part in parts:
@@ -42,14 +46,16 @@ def _resolve_phase(recipe: Recipe, phase: Phase, earlier: list[str]) -> Phase:
         if role not in networks:
             known = ", ".join(networks) or "none"
             raise RecipeError(
-                f"phase {phase.name!r}: method {phase.method.kind!r} needs a network in the role {role!r};"  # type: ignore[attr-defined]
+                f"phase {phase.name!r}: method {kind_of(phase.method)!r} needs a network in the role {role!r};"
                 f" the recipe has: {known}"
             )
     networks = {role: networks[role] for role in wanted}
     for role, source in networks.items():
         if isinstance(source, FromPhase) and source.phase not in earlier:
             known = ", ".join(earlier) or "none"
-            raise RecipeError(f"phase {phase.name!r}: {role} comes from phase {source.phase!r}, which is not before it; before it: {known}")
+            raise RecipeError(
+                f"phase {phase.name!r}: {role} comes from phase {source.phase!r}, which is not before it; before it: {known}"
+            )
     optimizer = phase.optimizer
     if optimizer.per is not None:
         optimizer = dataclasses.replace(optimizer, lr=optimizer.lr * data.batch / optimizer.per, per=None)

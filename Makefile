@@ -1,0 +1,36 @@
+# make quickstart   a virtual environment, the pinned packages, then five minutes of distillation
+# make test         lint, types and the fast tests; make test-slow adds the long ones
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+MARK := $(VENV)/.made-from-lock
+
+.PHONY: quickstart venv test test-slow tests lint bench clean
+
+quickstart: $(MARK)
+	$(BIN)/kdscale quickstart
+
+venv: $(MARK)
+
+# The environment is made from nothing when it is missing or the lock file has changed.
+$(MARK): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+lint: $(MARK)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+tests: $(MARK)
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test: lint tests
+
+test-slow: lint
+	$(BIN)/python -m pytest -n 2
+
+bench: $(MARK)
+	$(BIN)/kdscale bench step quickstart:alone data.source=runs/quickstart/shards

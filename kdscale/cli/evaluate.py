@@ -1,0 +1,56 @@
+"""``kdscale evaluate``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .arguments import quiet_libraries, register_methods
+
+HELP = """Measure a network on a data set.
+
+A run, an exported folder or any model; every image counts once, and the count is proved."""
+
+Model = Annotated[str, typer.Argument(metavar="DIR|MODEL", help="A run's folder, an exported folder, or a model's name.")]
+DataOption = Annotated[str | None, typer.Option("--data", metavar="SOURCE", help="A packed data set; default: the run's own.")]
+Split = Annotated[str | None, typer.Option("--split", help="Its split; default: the run's evaluation split, else 'val'.")]
+What = Annotated[str, typer.Option("--what", help="Of a run: student, ema, a role, a phase, or PHASE.ROLE.")]
+Weights = Annotated[
+    str | None, typer.Option("--weights", help="Of a model's name: 'pretrained', 'random' or a safetensors file.")
+]
+Crop = Annotated[float | None, typer.Option("--crop", min=0.05, max=1.0, help="Share of the image that the centre crop takes.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+
+
+def run(
+    model: Model,
+    data: DataOption = None,
+    split: Split = None,
+    what: What = "student",
+    weights: Weights = None,
+    crop: Crop = None,
+    json: JsonOption = False,
+) -> None:
+    quiet_libraries()
+    from ..engine.measure import measure
+    from ..engine.parallel import connect
+
+    register_methods()
+
+    session = connect()
+    try:
+        found = measure(model, session, data=data, split=split, what=what, weights=weights, crop=crop)
+    finally:
+        session.close()
+    if not session.main:
+        return
+    if json:
+        import json as text
+
+        typer.echo(text.dumps(found))
+    else:
+        typer.echo(
+            f"{found['model']} on {found['data']} ({found['split']}): top1 {100 * found['top1']:.2f} top5 {100 * found['top5']:.2f}"
+            f" loss {found['loss']:.4f} of {found['count']} images (crop {found['crop']:g})"
+        )

@@ -1,0 +1,61 @@
+"""``kdscale``: the commands, and the one place where an error becomes a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from .. import __version__
+from ..errors import KdscaleError
+from . import bench, check, data, evaluate, export, publish, quickstart, show, train
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="One engine on which every distillation method is one short file.",
+)
+# typer brings its own copy of click in some versions: the root of its usage errors is found, not imported
+USAGE: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+app.command("train", help=train.HELP)(train.run)
+app.command("check", help=check.HELP)(check.run)
+app.command("evaluate", help=evaluate.HELP)(evaluate.run)
+app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")
+app.command("show", help=show.HELP)(show.run)
+app.command("export", help=export.HELP)(export.run)
+app.command("publish", help=publish.HELP)(publish.run)
+app.command("quickstart", help=quickstart.HELP)(quickstart.run)
+
+
+@app.callback(invoke_without_command=True)
+def version(show_version: bool = typer.Option(False, "--version", help="Print the version and end.")) -> None:
+    if show_version:
+        typer.echo(f"kdscale {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Exit codes: 0 done, 75 stopped and saved, 70 fault, 71 out of memory, 64 input that cannot be used."""
+    try:
+        code = app(standalone_mode=False)
+    except KdscaleError as error:
+        code = fail(str(error), error.code)
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130
+    except USAGE as error:
+        code = fail(error.format_message(), 64)  # type: ignore[attr-defined]
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail(text: str, code: int) -> int:
+    """One line on rank 0: every rank raises the same error."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(f"kdscale: {text}", err=True)
+    return code

@@ -1,0 +1,197 @@
+"""What can be packed: a folder of images (a class a first folder) and arrays. Pickles are not read.
+
+A source knows its labels, a size for each sample from which shards are planned, and a fingerprint; ``take`` cuts out what
+one process needs. Files keep their bytes, unless they are of a form that training does not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from kdscale.errors import DataError
+
+Integers = NDArray[np.int64]
+
+EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+KEPT_MODES = ("RGB", "L", "P", "1", "RGBA", "LA")
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+_IMAGE_NAMES, _LABEL_NAMES = ("images", "x", "x_train"), ("labels", "y", "y_train")
+
+
+class Picture(NamedTuple):
+    key: str
+    extension: str
+    data: bytes
+    pixels: NDArray[np.uint8]  # [H, W, 3]
+    label: int
+
+
+class Source(Protocol):
+    @property
+    def labels(self) -> Integers: ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes; empty: numbers."""
+
+    @property
+    def sizes(self) -> Integers: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def take(self, places: Integers) -> Source: ...
+
+    def picture(self, place: int) -> Picture: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSource:
+    """``root/CLASS/**/image``; ``numbers``: the place of each file among all, which begins its key."""
+
+    root: Path
+    files: tuple[str, ...]
+    labels: Integers
+    numbers: Integers
+    names: tuple[str, ...]
+
+    @property
+    def sizes(self) -> Integers:
+        return np.array([(self.root / file).stat().st_size for file in self.files], np.int64)
+
+    @property
+    def fingerprint(self) -> str:
+        lines = [f"{file}\0{size}\0{label}\n" for file, size, label in zip(self.files, self.sizes, self.labels)]
+        return hashlib.sha256("".join((*lines, *self.names)).encode()).hexdigest()
+
+    def take(self, places: Integers) -> FolderSource:
+        files = tuple(self.files[place] for place in places)
+        return FolderSource(self.root, files, self.labels[places], self.numbers[places], self.names)
+
+    def picture(self, place: int) -> Picture:
+        path = self.root / self.files[place]
+        stem = re.sub(r"[^A-Za-z0-9_-]", "_", path.stem)[:60]
+        key, data = f"{self.numbers[place]:08d}-{stem}", path.read_bytes()
+        extension, data, pixels = verified(data, str(path))
+        return Picture(key, extension, data, pixels, int(self.labels[place]))
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySource:
+    """uint8 images [N, H, W, C] (or [N, H, W]) with a label each, stored as PNG."""
+
+    images: NDArray[np.uint8]
+    labels: Integers
+    numbers: Integers
+    names: tuple[str, ...]
+
+    @property
+    def sizes(self) -> Integers:
+        return np.full(len(self.images), int(np.prod(self.images.shape[1:])), np.int64)
+
+    @property
+    def fingerprint(self) -> str:
+        contents = zlib.crc32(np.ascontiguousarray(self.images).data), zlib.crc32(self.labels.tobytes())
+        return hashlib.sha256(repr((self.images.shape, contents, self.names)).encode()).hexdigest()
+
+    def take(self, places: Integers) -> ArraySource:
+        return ArraySource(self.images[places], self.labels[places], self.numbers[places], self.names)
+
+    def picture(self, place: int) -> Picture:
+        image = self.images[place]
+        data, pixels = png(Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image))
+        return Picture(f"{self.numbers[place]:08d}", "png", data, pixels, int(self.labels[place]))
+
+
+def verified(data: bytes, name: str) -> tuple[str, bytes, NDArray[np.uint8]]:
+    """(extension, bytes, pixels) of a file, decoded in full; what training does not read becomes a PNG."""
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data))
+        image.load()
+        if image.format in EXTENSIONS and image.mode in KEPT_MODES:
+            return EXTENSIONS[image.format], data, np.asarray(image.convert("RGB"))
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return "png", *png(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{name} cannot be decoded ({str(error).split(' <', 1)[0]}): mend it, or pack with skip_bad") from None
+
+
+def png(image: Image.Image) -> tuple[bytes, NDArray[np.uint8]]:
+    """(bytes, RGB pixels)."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue(), np.asarray(image.convert("RGB"))
+
+
+def open_source(src: str, classes: tuple[str, ...]) -> Source:
+    """``src``: an image folder, a ``.npz`` of images and labels, or ``images.npy`` beside ``labels.npy`` (a comma between)."""
+    paths = [Path(part).expanduser() for part in src.split(",")]
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"there is nothing to pack at {path}")
+    if paths[0].is_dir():
+        return folder_source(paths[0], classes)
+    return array_source(*_arrays(paths), classes, src)
+
+
+def folder_source(root: Path, classes: tuple[str, ...]) -> FolderSource:
+    """Classes are the first folders, sorted, unless ``classes`` gives their order."""
+    files = sorted(path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in PICTURES)
+    if not files:
+        raise DataError(f"{root} holds no images; one folder a class is read, with images in it")
+    flat = next((file for file in files if len(file.parts) < 2), None)
+    if flat is not None:
+        raise DataError(f"{root / flat} lies in no class: put the images of each class into a folder of its own under {root}")
+    names = classes or tuple(sorted({file.parts[0] for file in files}))
+    numbers = {name: number for number, name in enumerate(names)}
+    unknown = next((file.parts[0] for file in files if file.parts[0] not in numbers), None)
+    if unknown is not None:
+        raise DataError(f"folder {root / unknown} is none of the {len(names)} classes given")
+    labels = np.array([numbers[file.parts[0]] for file in files], np.int64)
+    return FolderSource(root, tuple(file.as_posix() for file in files), labels, np.arange(len(files)), names)
+
+
+def array_source(images: Any, labels: Any, names: tuple[str, ...], what: str = "images") -> ArraySource:
+    """Checks shapes, types and labels of arrays. DataError names what does not fit."""
+    images, labels = np.asarray(images), np.asarray(labels).reshape(-1)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+        raise DataError(f"{what} is {images.dtype} {images.shape}; uint8 [N, H, W, 3], [N, H, W, 1] or [N, H, W] can be packed")
+    if len(labels) != len(images) or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"{what} has {len(images)} images and {len(labels)} labels of type {labels.dtype}; each needs a whole number"
+        )
+    if not len(images):
+        raise DataError(f"{what} holds no images")
+    number = len(names) or int(labels.max()) + 1
+    if labels.min() < 0 or labels.max() >= number:
+        bad = labels.min() if labels.min() < 0 else labels.max()
+        raise DataError(f"label {bad} of {what} is outside 0..{number - 1} ({number} classes)")
+    return ArraySource(images, labels.astype(np.int64), np.arange(len(images)), names)
+
+
+def _arrays(paths: list[Path]) -> tuple[Any, Any]:
+    try:
+        loaded = [np.load(path, mmap_mode="r" if path.suffix == ".npy" else None) for path in paths]
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(
+            f"{paths[0]} is neither an image folder nor arrays ({error}); give a folder, .npz or two .npy"
+        ) from None
+    if len(loaded) == 2:
+        return loaded[0], loaded[1]
+    if isinstance(loaded[0], np.ndarray):
+        raise DataError(f"{paths[0]} is one array: give the labels too, as {paths[0]},LABELS.npy")
+    found = [next((name for name in names if name in loaded[0]), None) for names in (_IMAGE_NAMES, _LABEL_NAMES)]
+    if None in found:
+        raise DataError(f"{paths[0]} holds {', '.join(loaded[0])}; it needs images and labels (or x and y)")
+    return loaded[0][found[0]], loaded[0][found[1]]

@@ -1,0 +1,61 @@
+"""Files that are complete or absent: written aside, flushed to the disk, renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def write_text(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with aside.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, plain: Any) -> None:
+    write_text(path, json.dumps(plain, indent=1) + "\n")
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file; raises OSError (not the library's own error) where the disk is full."""
+    aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        try:
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, str(aside), metadata)
+        except OSError:
+            raise
+        except Exception as error:  # safetensors wraps the system's error in its own class
+            raise OSError(f"{path}: {error}") from None
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """A rename is on the disk once its folder is."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,149 @@
+"""The output folder: whose run it is, how it was started, how it ended.
+
+OUT/  recipe.json  environment.json  starts.jsonl  metrics.jsonl  log.txt  verdict.json  lock
+      checkpoints/step-00012500/   phases/01-teacher/{end, best, epoch-60}.safetensors   export/   best/ -> a checkpoint
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..errors import RunError
+from ..recipe import Recipe, to_plain
+from ..recipe.resolve import differences, digest
+from . import checkpoint
+from .files import write_json, write_text
+from .lock import Lock
+
+OURS = {"recipe.json", "environment.json", "starts.jsonl", "metrics.jsonl", "log.txt", "verdict.json", "lock", "identity.json"}
+FOLDERS = {"checkpoints", "phases", "export", "best", "tracking", "shards"}
+LENGTHS = ("epochs", "steps")
+
+
+class Folder:
+    """OUT, held by rank 0 of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lock = Lock(path / "lock")
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def phase_path(self, number: int, name: str) -> Path:
+        return self.path / "phases" / f"{number + 1:02d}-{name}"
+
+    def open(self, recipe: Recipe, identity: dict[str, Any], overwrite: bool) -> list[str]:
+        """Takes the folder for this recipe; returns sentences for the log.
+
+        Raises RunError where it belongs to another recipe (each changed field with both values), to another process, or
+        holds files that are no run's.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._refuse_foreign()
+        self.lock.take()
+        try:
+            if overwrite:
+                self._clear()
+            said = self._compare(identity)
+        except BaseException:
+            self.lock.release()
+            raise
+        checkpoint.sweep(self.checkpoints)
+        write_json(self.path / "recipe.json", to_plain(recipe))
+        write_json(self.path / "identity.json", identity)
+        (self.path / "verdict.json").unlink(missing_ok=True)
+        self._note_start(digest(identity))
+        return said
+
+    def _refuse_foreign(self) -> None:
+        present = {p.name for p in self.path.iterdir() if not p.name.startswith(".")}
+        foreign = present - OURS - FOLDERS
+        if foreign and not (self.path / "recipe.json").exists():
+            raise RunError(
+                f"{self.path} holds files that are no run's ({', '.join(sorted(foreign)[:3])}): choose an empty folder for --out"
+            )
+
+    def _clear(self) -> None:
+        """Removes a former run's own files, and nothing else."""
+        for name in OURS - {"lock"}:
+            (self.path / name).unlink(missing_ok=True)
+        for name in FOLDERS:
+            place = self.path / name
+            place.unlink() if place.is_symlink() else shutil.rmtree(place, ignore_errors=True)
+
+    def _compare(self, identity: dict[str, Any]) -> list[str]:
+        kept = self.path / "identity.json"
+        if not kept.exists():
+            return []
+        changed = differences(json.loads(kept.read_text()), json.loads(json.dumps(identity)))
+        last = f"phases.{len(identity['phases']) - 1}."
+        extended = [c for c in changed if c[0] in {last + name for name in LENGTHS} and _longer(c[1], c[2])]
+        refused = [c for c in changed if c not in extended]
+        if refused:
+            told = "; ".join(f"{path} was {old!r}, is {new!r}" for path, old, new in refused[:6])
+            more = f" and {len(refused) - 6} more" if len(refused) > 6 else ""
+            raise RunError(
+                f"{self.path} is the run of another recipe: {told}{more}; set it back, choose another --out, or give --overwrite to begin anew"
+            )
+        return [f"extended: {path} was {old}, is {new}" for path, old, new in extended]
+
+    def _note_start(self, identity: str) -> None:
+        facts = environment()
+        write_json(self.path / "environment.json", facts)
+        with (self.path / "starts.jsonl").open("a") as file:
+            file.write(
+                json.dumps({"time": time.time(), "identity": identity, "command": facts["command"], "host": facts["host"]})
+                + "\n"
+            )
+
+    def verdict(self, code: int, reason: str, **facts: Any) -> None:
+        """How the run ended: launchers turn every exit code into 1, so scripts read this file."""
+        write_json(self.path / "verdict.json", {"code": code, "reason": reason, "time": time.time(), **facts})
+
+    def point_best(self, save: Path) -> None:
+        """``best`` becomes a link to a checkpoint."""
+        aside = self.path / f".best-{os.getpid()}"
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(Path("checkpoints") / save.name)
+        os.replace(aside, self.path / "best")
+
+
+def _longer(old: Any, new: Any) -> bool:
+    return isinstance(old, (int, float)) and isinstance(new, (int, float)) and new > old
+
+
+def environment() -> dict[str, Any]:
+    from importlib.metadata import version
+
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        "kdscale": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "timm", "accelerate", "numpy")},
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "device": device,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "command": " ".join(["kdscale", *sys.argv[1:]]),
+        "variables": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith(("ACCELERATE_", "KDSCALE_", "SLURM_JOB"))
+        },
+    }
+
+
+__all__ = ["Folder", "environment", "write_text"]

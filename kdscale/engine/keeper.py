@@ -1,0 +1,150 @@
+"""Between a stage and its saves: what goes into one, and how a stage takes it up again, bit by bit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import RunError
+from . import checkpoint
+from .checkpoint import Save
+from .files import write_tensors
+from .folder import Folder
+from .meter import Meter
+from .stage import Stage, student_of
+
+STATISTICS = ("running_mean", "running_var")
+
+
+@dataclass
+class Memory:
+    """What a run remembers besides tensors: where it is, what evaluations said, which save is best."""
+
+    step: int = 0  # of the phase
+    global_step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)  # evaluation lines of this phase
+    best: float | None = None
+    best_step: int | None = None  # global
+    skipped: int = 0  # steps skipped for a non-finite loss
+    seconds: float = 0.0  # of training, over all starts
+
+
+def statistic_names(module: nn.Module) -> list[str]:
+    return [name for name, _ in module.named_buffers() if name.rpartition(".")[2] in STATISTICS]
+
+
+def rank_statistics(stage: Stage) -> Tensor | None:
+    """[ranks, n]: BatchNorm statistics of every rank, flattened; None on one rank or without any. A collective."""
+    names = statistic_names(stage.distiller)
+    if stage.session.size == 1 or not names:
+        return None
+    buffers = dict(stage.distiller.named_buffers())
+    return stage.session.rows(torch.cat([buffers[name].flatten() for name in names]))
+
+
+@torch.no_grad()
+def set_statistics(stage: Stage, flat: Tensor) -> None:
+    buffers = dict(stage.distiller.named_buffers())
+    at = 0
+    for name in statistic_names(stage.distiller):
+        target = buffers[name]
+        target.copy_(flat[at : at + target.numel()].view_as(target))
+        at += target.numel()
+
+
+class averaged_statistics:
+    """While it lasts every rank carries the mean of all ranks' BatchNorm statistics: evaluation and saves agree everywhere."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.rows: Tensor | None = None
+
+    def __enter__(self) -> Tensor | None:
+        self.rows = rank_statistics(self.stage)
+        if self.rows is not None:
+            set_statistics(self.stage, self.rows.double().mean(0).to(self.rows.dtype))
+        return self.rows
+
+    def __exit__(self, *_: object) -> None:
+        if self.rows is not None:
+            set_statistics(self.stage, self.rows[self.stage.session.rank])
+
+
+def collect(stage: Stage, memory: Memory, meter: Meter) -> Save:
+    """Everything of a stage after its last step, on the CPU. A collective."""
+    module = stage.distiller
+    parameters = dict(module.named_parameters())
+    moments, numbers = stage.wrapped.optimizer_state()
+    with averaged_statistics(stage) as rows:
+        buffers = {f"buffer/{n}": b.detach().cpu().clone() for n, b in module.state_dict().items() if n not in parameters}
+    trained = {f"param/{name}": p.detach().cpu() for name, p in parameters.items()} | moments
+    if stage.ema:
+        trained |= {f"ema/{name}": average.cpu() for name, average in stage.ema.average.items()}
+    facts = {
+        "phase": stage.number,
+        "phase_name": stage.phase.name,
+        "memory": memory.__dict__,
+        "sums": meter.state(),
+        "optimizer": numbers,
+        "ema_updates": stage.ema.updates if stage.ema else 0,
+        "world": {"ranks": stage.session.size, "accumulate": stage.recipe.machine.accumulate},
+    }
+    return Save(facts, trained, buffers, {} if rows is None else {"ranks": rows.cpu()})
+
+
+def restore(stage: Stage, save: Save, meter: Meter) -> Memory:
+    """Puts a save back into a fresh stage of the same phase; any number of ranks."""
+    module = stage.distiller
+    state = {name.partition("/")[2]: t for name, t in (*_with(save.trained, "param"), *_with(save.buffers, "buffer"))}
+    missing, unexpected = module.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        raise RunError(f"the save does not fit phase {stage.phase.name!r}: missing {missing[:3]}, unexpected {unexpected[:3]}")
+    rows = save.statistics.get("ranks")
+    if rows is not None and len(rows) == stage.session.size:
+        set_statistics(stage, rows[stage.session.rank].to(stage.session.device))
+    others = {name: t for name, t in save.trained.items() if name.partition("/")[0] not in ("param", "ema")}
+    stage.wrapped.load_optimizer_state(others, save.facts["optimizer"])
+    if stage.ema:
+        average = {name.partition("/")[2]: t for name, t in _with(save.trained, "ema")}
+        if not average:
+            raise RunError("the save holds no EMA weights but the recipe asks for an EMA")
+        stage.ema.load(average, save.facts["ema_updates"])
+    meter.load(save.facts["sums"], stage.session.device)
+    return Memory(**save.facts["memory"])
+
+
+def _with(tensors: dict[str, Tensor], head: str) -> list[tuple[str, Tensor]]:
+    return [(name, t) for name, t in tensors.items() if name.startswith(f"{head}/")]
+
+
+def write_phase_file(stage: Stage, folder: Folder, name: str, memory: Memory) -> None:
+    """``phases/NN-name/<name>.safetensors``: all weights of the distiller, which of them are whose, and the EMA. A collective."""
+    with averaged_statistics(stage):
+        tensors = {n: t.detach().cpu().clone() for n, t in stage.distiller.state_dict().items()}
+    if stage.ema:
+        tensors |= {f"ema/{n}": t.cpu() for n, t in stage.ema.average.items()}
+    metadata = {"roles": json.dumps(role_prefixes(stage)), "step": str(memory.step), "phase": stage.phase.name, "format": "pt"}
+
+    def write() -> None:
+        path = folder.phase_path(stage.number, stage.phase.name)
+        path.mkdir(parents=True, exist_ok=True)
+        write_tensors(path / f"{name}.safetensors", tensors, metadata)
+
+    stage.session.once(write)
+
+
+def role_prefixes(stage: Stage) -> dict[str, str]:
+    """role -> prefix of its body's keys in the distiller's state; the student's is always there."""
+    names = {id(module): name for name, module in stage.distiller.named_modules()}
+    roles = {role: f"{names[id(n)]}.body." for role, n in stage.trained.items() if id(n) in names}
+    roles["student"] = f"{names[id(student_of(stage.distiller))]}.body."
+    return roles
+
+
+def load_save(folder: Folder, path: str | None) -> Save | None:
+    return checkpoint.read(Path(path)) if path else None

@@ -1,0 +1,116 @@
+"""The loop: one phase, from the step where it stands to its end. No method, back-end or disk is known here by name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ..types import Batch
+from .agreement import Agreement
+from .faults import Signals, Stopped
+from .keeper import Memory
+from .meter import Meter
+from .reporter import Reporter
+from .stage import Stage
+from .upkeep import Upkeep
+
+
+@dataclass
+class Loop:
+    stage: Stage
+    memory: Memory
+    meter: Meter
+    reporter: Reporter
+    upkeep: Upkeep  # evaluations, saves, phase files
+    signals: Signals
+    agreement: Agreement = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.agreement = Agreement(self.stage.session, self.signals, self.stage.phase.name)
+
+    def run(self) -> None:
+        """Raises Stopped after saving when a stop was asked for, NonFinite, or the DataError of whichever rank had one."""
+        stage = self.stage
+        stage.distiller.train()
+        stream = stage.stream()
+        try:
+            batches = stream.batches(self.memory.step)
+            self.meter.since = time.perf_counter()
+            for step in range(self.memory.step, stage.plan.total_steps):
+                self.step(step, batches)
+        finally:
+            stream.close()
+        self.upkeep.finish()
+
+    def step(self, step: int, batches: Iterator[Batch]) -> None:
+        """One optimizer step, and what is due after it."""
+        stage, started = self.stage, time.perf_counter()
+        micro, fault = self._fetch(batches)
+        signal = self.agreement.before(fault)
+        if signal is not None and step > 0:
+            self._leave(signal)
+        progress = stage.progress(step)
+        rate = stage.begin_step(progress, self.upkeep.plateau_history())
+        total = torch.zeros((), device=stage.session.device, dtype=torch.float64)
+        for number, batch in enumerate(micro):
+            taught = stage.teach(batch)
+            losses = stage.wrapped.accumulate(batch, taught, 1.0 / len(micro), last=number == len(micro) - 1)
+            total += self.meter.add(losses)
+        if self._update(step, micro, total):
+            stage.distiller.after_step(progress)  # type: ignore[operator]
+            if stage.ema:
+                stage.ema.update()
+        self._account(step, rate, started)
+
+    def _fetch(self, batches: Iterator[Batch]) -> tuple[list[Batch], DataError | None]:
+        """The micro-batches of a step; the device waited for them as long as this takes."""
+        started = time.perf_counter()
+        try:
+            micro = [next(batches) for _ in range(self.stage.recipe.machine.accumulate)]
+        except DataError as error:
+            return [], error
+        self.meter.waited += time.perf_counter() - started
+        return micro, None
+
+    def _leave(self, signal: str) -> None:
+        self.agreement.settle()
+        self.upkeep.save()
+        raise Stopped(signal)
+
+    def _update(self, step: int, micro: list[Batch], total: Tensor) -> bool:
+        """Clips and moves the weights. False when the step is skipped for a gradient that is not finite."""
+        wrapped, clip = self.stage.wrapped, self.stage.phase.optimizer.clip
+        skipping = self.stage.recipe.nonfinite == "skip"
+        norm = wrapped.clip(clip) if clip is not None or skipping else None
+        if not skipping:
+            self.agreement.judge(step, micro, total, norm)
+        elif norm is not None and self.agreement.skips(step, micro, norm):
+            wrapped.zero_grad()
+            self.memory.skipped += 1
+            self.meter.reset()
+            self.reporter.say(f"step {step} is skipped: its gradient is not finite ({self.memory.skipped} skipped so far)")
+            return False
+        wrapped.step()
+        wrapped.zero_grad()
+        return True
+
+    def _account(self, step: int, rate: float, started: float) -> None:
+        """The step is done: counts it, tells it, and does what is due."""
+        stage, memory, upkeep = self.stage, self.memory, self.upkeep
+        memory.step, memory.global_step = step + 1, memory.global_step + 1
+        size, last = stage.plan.size(step), step + 1 == stage.plan.total_steps
+        self.meter.images += size
+        memory.seconds += time.perf_counter() - started
+        self.reporter.advance(memory.step, size)
+        if memory.step % stage.recipe.machine.log_every == 0 or last:
+            self.agreement.settle()
+            upkeep.log(rate)
+        if upkeep.due(step):
+            self.agreement.settle()
+            upkeep.run(step)
+            self.meter.since += upkeep.seconds  # not the steps' own time

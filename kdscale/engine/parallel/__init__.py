@@ -1,0 +1,6 @@
+"""The one door to many processes. Nothing outside this folder imports Accelerate, DeepSpeed or FSDP2."""
+
+from .session import Session, connect
+from .wrapped import Wrapped
+
+__all__ = ["Session", "Wrapped", "connect"]

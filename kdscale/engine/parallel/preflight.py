@@ -1,0 +1,85 @@
+"""Set-ups of processes that run and are not what was asked: each is told in one sentence before anything is built."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from ...errors import RunError
+
+TORCHRUN = "torchrun --nproc-per-node {n} -m kdscale ..."
+
+OVERRULING = {
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1", "machine.accumulate"),
+    "ACCELERATE_USE_DEEPSPEED": ("false", "the recipe"),
+    "ACCELERATE_USE_FSDP": ("false", "the recipe"),
+    "ACCELERATE_SPLIT_BATCHES": ("false", "the stream"),
+    "ACCELERATE_DISPATCH_BATCHES": ("false", "the stream"),
+}
+
+
+def before() -> None:
+    """Judges environment and launcher before a process group exists."""
+    _accelerate_on_a_cpu()
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1 and "RANK" not in os.environ:
+        raise RunError(f"WORLD_SIZE is {ranks} but RANK is not set: start the ranks by a launcher, {TORCHRUN.format(n=ranks)}")
+    tasks = int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_PROCID" in os.environ else 1
+    if tasks > 1 and "RANK" not in os.environ:
+        raise RunError(
+            f"Slurm started {tasks} tasks but no launcher gave them ranks: run torchrun in the batch script, one task a node"
+        )
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    devices = torch.cuda.device_count()
+    if torch.cuda.is_available() and local > devices:
+        raise RunError(f"{local} ranks were started on this machine but it has {devices} devices: --nproc-per-node {devices}")
+    for name, (agreed, ours) in OVERRULING.items():
+        given = os.environ.get(name)
+        if given is not None and given.lower() not in (agreed, "0", "no"):
+            raise RunError(f"{name}={given} is set and would overrule {ours}: unset it")
+
+
+def after(size: int) -> None:
+    """Compares the world that came about with the one that the launcher announced."""
+    announced = int(os.environ.get("WORLD_SIZE", "1"))
+    real = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if not announced == size == real:
+        raise RunError(
+            f"the launcher announced {announced} ranks, Accelerate sees {size}, torch {real}: start with {TORCHRUN.format(n=announced)}"
+        )
+
+
+def _accelerate_on_a_cpu() -> None:
+    """On a machine without a GPU `accelerate launch --num_processes 2` starts one process and says nothing."""
+    if torch.cuda.is_available() or "WORLD_SIZE" in os.environ:
+        return
+    asked = _asked_processes(_parent_command())
+    if asked > 1:
+        raise RunError(
+            f"accelerate launch was asked for {asked} processes but starts only one on a machine without a GPU: use {TORCHRUN.format(n=asked)}"
+        )
+
+
+def _asked_processes(command: list[str]) -> int:
+    """The N of an `accelerate launch --num_processes N` command line; 1 where it is another command."""
+    if not any(Path(word).name in ("accelerate", "accelerate-launch", "accelerate.commands.launch") for word in command[:4]):
+        return 1
+    for place, word in enumerate(command):
+        name, _, value = word.partition("=")
+        if name in ("--num_processes", "--num-processes"):
+            text = value or (command[place + 1] if place + 1 < len(command) else "")
+            return int(text) if text.isdigit() else 1
+    return 1
+
+
+def _parent_command() -> list[str]:
+    if not sys.platform.startswith("linux"):
+        return []
+    try:
+        return Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []

@@ -1,0 +1,127 @@
+"""The ranks of this run, found once a process: who am I, how many are we, on which device, and the few collectives we need.
+
+Accelerate makes the process group. Set-ups that run but are not what was asked (one world a rank, a second launcher inside
+the first, variables that overrule the recipe) are refused by ``preflight.check`` before any network is built.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import Tensor
+
+from ...types import World
+from . import preflight
+
+TIMEOUT = datetime.timedelta(minutes=20)  # above the stream's own stall limit, so that a data error is what gets told
+
+
+@dataclass(frozen=True)
+class Session:
+    """One process's place among the ranks. ``local_size``: ranks on this machine."""
+
+    accelerator: Accelerator
+    rank: int
+    size: int
+    local_size: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    def total(self, t: Tensor) -> Tensor:
+        """Sum over ranks, without gradient; a new tensor."""
+        return self._reduced(t, dist.ReduceOp.SUM)
+
+    def most(self, t: Tensor) -> Tensor:
+        return self._reduced(t, dist.ReduceOp.MAX)
+
+    def _reduced(self, t: Tensor, operation: Any) -> Tensor:
+        t = t.detach().clone()
+        if self.size > 1:
+            dist.all_reduce(t, op=operation)
+        return t
+
+    def gather(self, t: Tensor) -> Tensor:
+        """Rows of all ranks in order of position (row j of rank r was dealt as j x ranks + r), with gradient."""
+        if self.size == 1:
+            return t
+        from torch.distributed.nn.functional import all_gather
+
+        return torch.stack(all_gather(t.contiguous()), dim=1).flatten(0, 1)  # type: ignore[no-untyped-call]
+
+    def rows(self, t: Tensor) -> Tensor:
+        """[ranks, ...]: each rank's tensor, without gradient."""
+        parts = [torch.empty_like(t) for _ in range(self.size)]
+        if self.size == 1:
+            return t.detach()[None]
+        dist.all_gather(parts, t.detach().contiguous())
+        return torch.stack(parts)
+
+    def told(self, thing: Any) -> Any:
+        """What rank 0 holds, on every rank (small plain data)."""
+        if self.size == 1:
+            return thing
+        box = [thing]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def all_of(self, thing: Any) -> list[Any]:
+        """Each rank's thing, in order of rank."""
+        if self.size == 1:
+            return [thing]
+        box: list[Any] = [None] * self.size
+        dist.all_gather_object(box, thing)
+        return box
+
+    def wait(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+    def once(self, work: Callable[[], Any]) -> Any:
+        """``work()`` on rank 0; its result on every rank, or its error raised on every rank, so that none waits for ever."""
+        result: Any = None
+        if self.main:
+            try:
+                result = (True, work())
+            except Exception as error:
+                result = (False, error)
+        done, value = self.told(result)
+        if done:
+            return value
+        raise value
+
+    def world(self) -> World:
+        return World(self.rank, self.size, self.gather, self.total)
+
+    def close(self) -> None:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def connect() -> Session:
+    """Joins the ranks that the launcher started. Raises RunError, one sentence, where the set-up is not what was asked."""
+    preflight.before()
+    cuda = torch.cuda.is_available()
+    handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)]
+    if "WORLD_SIZE" in os.environ:
+        handlers.append(InitProcessGroupKwargs(backend="nccl" if cuda else "gloo", timeout=TIMEOUT))
+    accelerator = Accelerator(cpu=not cuda, mixed_precision="no", gradient_accumulation_steps=1, kwargs_handlers=handlers)
+    session = Session(
+        accelerator,
+        rank=accelerator.process_index,
+        size=accelerator.num_processes,
+        local_size=int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes)),
+        device=accelerator.device,
+    )
+    preflight.after(session.size)
+    return session

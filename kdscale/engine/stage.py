@@ -1,0 +1,240 @@
+"""A phase, made: its data, networks, distiller and optimizer, built afresh from the recipe and from what earlier phases left.
+
+Nothing thaws or freezes while it is wrapped: a new phase is a new module that loads by name.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import keys
+from ..data import Plan, Split, TrainStream, check_batch, open_split, plan
+from ..errors import RecipeError
+from ..networks import FrozenNetwork, Network, build_network, synchronise
+from ..recipe import Data, FromPhase, Model, Phase, Recipe
+from ..recipe.resolve import phase_data
+from ..tasks import Task, task_of
+from ..types import Batch, Context, DatasetInfo, Progress, Taught
+from .ema import Ema
+from .folder import Folder
+from .optim import build_optimizer, parameter_groups, set_rates
+from .parallel import Session, Wrapped
+from .phase_file import PhaseFile
+from .schedule import learning_rate
+
+
+@dataclass
+class Stage:
+    """What the loop needs of one phase."""
+
+    recipe: Recipe
+    number: int
+    session: Session
+    train_split: Split
+    eval_split: Split
+    plan: Plan
+    task: Task
+    frozen: dict[str, FrozenNetwork]
+    trained: dict[str, Network]
+    distiller: nn.Module
+    groups: list[dict[str, Any]]
+    ema: Ema | None
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def phase(self) -> Phase:
+        return self.recipe.phases[self.number]
+
+    @property
+    def data(self) -> Data:
+        return phase_data(self.phase)
+
+    @property
+    def seed(self) -> int:
+        """Of this phase's order and augmentation."""
+        return int(keys.key(self.recipe.seed, self.number))
+
+    @cached_property
+    def wrapped(self) -> Wrapped:
+        return Wrapped(self.session, self.distiller, build_optimizer(self.groups, self.phase.optimizer), self.groups)
+
+    def progress(self, step: int) -> Progress:
+        return Progress(self.number, step, self.plan.position(step), self.plan.epoch(step), self.plan.epochs)
+
+    def stream(self) -> TrainStream:
+        return TrainStream(
+            self.train_split,
+            self.data,
+            self.plan,
+            seed=self.seed,
+            rank=self.session.rank,
+            ranks=self.session.size,
+            accumulate=self.recipe.machine.accumulate,
+            device=self.session.device,
+            classes=self.train_split.info.classes,
+            workers=self.data.workers,
+            local_ranks=self.session.local_size,
+        )
+
+    def begin_step(self, progress: Progress, history: list[float]) -> float:
+        """Clocks, seeds of foreign modules, rates; returns the base rate."""
+        self.distiller.before_step(progress)  # type: ignore[operator]
+        seed_foreign(self.recipe.seed, progress, self.session.rank)
+        rate = learning_rate(self.phase.schedule, self.phase.optimizer.lr, progress, history)
+        set_rates(self.wrapped._inner, self.groups, rate)
+        return rate
+
+    def teach(self, batch: Batch) -> Taught:
+        """What each frozen network says of a batch."""
+        taps = self.phase.method.needs().taps
+        return {role: network(batch.images, tuple(taps.get(role, ()))) for role, network in self.frozen.items()}
+
+
+def seed_foreign(seed: int, progress: Progress, rank: int) -> None:
+    """Seeds torch's generators for modules that draw for themselves; ours draw from keys."""
+    word = keys.key(seed, 9, progress.phase, progress.step, rank) >> 1
+    torch.default_generator.manual_seed(word)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed(word)
+
+
+def open_data(phase: Phase) -> tuple[Split, Split]:
+    data = phase_data(phase)
+    train, held = open_split(data, "train"), open_split(data, "eval")
+    if train.info.classes != held.info.classes:
+        raise RecipeError(
+            f"train has {train.info.classes} classes, {data.eval_split} {held.info.classes}: they are of different data"
+        )
+    return train, held
+
+
+def phase_plan(phase: Phase, split: Split) -> Plan:
+    return plan(phase_data(phase), split.info.samples, phase.epochs, phase.steps)
+
+
+def build_stage(recipe: Recipe, number: int, session: Session, folder: Folder | None) -> Stage:
+    """The stage of phase ``number`` of a resolved recipe. ``folder``: where earlier phases left their networks."""
+    phase = recipe.phases[number]
+    train, held = open_data(phase)
+    schedule = phase_plan(phase, train)
+    check_batch(schedule, session.size, recipe.machine.accumulate)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        networks = build_networks(recipe, number, train.info, folder, session.device)
+    trained = {role: n for role, n in networks.items() if not isinstance(n, FrozenNetwork)}
+    frozen = {role: n for role, n in networks.items() if isinstance(n, FrozenNetwork)}
+    task = task_of(recipe)
+    context = Context(networks, train.info, session.world(), task, phase, recipe.seed, recipe.precision, session.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(keys.key(recipe.seed, 8, number) >> 1)  # heads and adapters, equal on every rank
+        distiller: nn.Module = phase.method.build(context)  # type: ignore[attr-defined]
+    if recipe.batch_norm == "sync":
+        synchronise(distiller, session.world())
+    take_carried(distiller, recipe, number, folder)
+    place(distiller, frozen.values(), session, recipe)
+    groups = parameter_groups(distiller, distiller.parts(), phase.optimizer)  # type: ignore[operator]
+    ema = Ema(student_of(distiller), recipe.ema) if recipe.ema else None
+    said = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+    return Stage(recipe, number, session, train, held, schedule, task, frozen, trained, distiller, groups, ema, said)
+
+
+def student_of(distiller: nn.Module) -> Network:
+    student = distiller.student
+    if not isinstance(student, Network):
+        raise RecipeError(f"{type(distiller).__name__}.student is no network")
+    return student
+
+
+def place(distiller: nn.Module, frozen: Iterable[FrozenNetwork], session: Session, recipe: Recipe) -> None:
+    """Moves, lays out and compiles, in that order; compiling in place keeps the names of the state."""
+    layout = torch.channels_last if recipe.machine.channels_last else torch.preserve_format
+    for module in (distiller, *frozen):
+        module.to(device=session.device, memory_format=layout)  # type: ignore[call-overload]
+    if recipe.machine.compile:
+        for network in {id(m): m for d in (distiller, *frozen) for m in d.modules() if isinstance(m, Network)}.values():
+            network.compile()
+
+
+def build_networks(
+    recipe: Recipe, number: int, info: DatasetInfo, folder: Folder | None, device: torch.device
+) -> dict[str, Network]:
+    """role -> network of one phase; two frozen roles with one source share one copy."""
+    phase = recipe.phases[number]
+    needs = phase.method.needs()
+    built: dict[str, Network] = {}
+    shared: dict[Any, Network] = {}
+    for role, source in phase.networks.items():
+        is_trained = role in needs.trained
+        if not is_trained and source in shared:
+            built[role] = shared[source]
+            continue
+        built[role] = build_source(recipe, number, role, source, info, folder, trained=is_trained)
+        if not is_trained:
+            shared[source] = built[role]
+    return built
+
+
+def build_source(
+    recipe: Recipe,
+    number: int,
+    role: str,
+    source: Model | FromPhase,
+    info: DatasetInfo,
+    folder: Folder | None,
+    *,
+    trained: bool,
+    load: bool = True,
+) -> Network:
+    """One network: from its own name and weights, or as an earlier phase left it; ``load=False``: the architecture alone."""
+    seed = int(keys.key(recipe.seed, 7, number, *role.encode())) >> 1
+    network = build_network(
+        origin(recipe, source),
+        info,
+        trained=trained,
+        seed=seed,
+        normalisation=(info.mean, info.std),
+        precision=recipe.precision if not trained else "fp32",
+        load=load and isinstance(source, Model),  # weights of a phase replace them at once
+    )
+    if load and isinstance(source, FromPhase) and folder is not None:
+        network.body.load_state_dict(PhaseFile(phase_path(recipe, source, folder)).body(source.role), strict=True)
+    return network
+
+
+def origin(recipe: Recipe, source: Model | FromPhase) -> Model:
+    """The model that a chain of earlier phases began with."""
+    while isinstance(source, FromPhase):
+        source = recipe.phases[recipe.phase_number(source.phase)].networks[source.role]
+    return source
+
+
+def phase_path(recipe: Recipe, source: FromPhase, folder: Folder) -> Path:
+    number = recipe.phase_number(source.phase)
+    name = source.at if isinstance(source.at, str) else f"epoch-{source.at}"
+    return folder.phase_path(number, recipe.phases[number].name) / f"{name}.safetensors"
+
+
+def take_carried(distiller: nn.Module, recipe: Recipe, number: int, folder: Folder | None) -> None:
+    """Loads the parts that a phase carries over from the one before it."""
+    phase = recipe.phases[number]
+    if not phase.carry or folder is None:
+        return
+    before = recipe.phases[number - 1]
+    left = PhaseFile(folder.phase_path(number - 1, before.name) / "end.safetensors")
+    parts: Mapping[str, nn.Module] = distiller.parts()  # type: ignore[operator]
+    names = {id(m): n for n, m in distiller.named_modules()}
+    for part in phase.carry:
+        if part not in parts:
+            raise RecipeError(f"phase {phase.name!r} carries {part!r}, which it has not; its parts: {', '.join(parts)}")
+        state = left.under(f"{names[id(parts[part])]}.")
+        if not state:
+            raise RecipeError(f"phase {phase.name!r} carries {part!r}, which phase {before.name!r} has not trained")
+        parts[part].load_state_dict(state, strict=True)

@@ -1,0 +1,110 @@
+"""What a finished (or saved) run has to give: its networks, by name, with what it recorded of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data import Split, open_split
+from ..errors import RunError
+from ..networks import Network
+from ..recipe import Phase, Recipe, from_json
+from ..recipe.paths import nearest
+from ..recipe.resolve import phase_data
+from .folder import Folder
+from .phase_file import PhaseFile
+from .stage import build_source
+
+
+@dataclass(frozen=True)
+class Run:
+    """An output folder, read. ``recipe`` is resolved."""
+
+    path: Path
+    recipe: Recipe
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return _json(self.path / "environment.json")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return _json(self.path / "identity.json")
+
+    @property
+    def command(self) -> str:
+        """The command of the first start."""
+        path = self.path / "starts.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return str(json.loads(lines[0])["command"]) if lines else ""
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl of one kind ('train' or 'evaluation')."""
+        path = self.path / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [line for line in lines if line["event"] == event]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One network of a run. ``scores``: the last evaluation line of each answer of its phase."""
+
+    run: Run
+    network: Network
+    what: str
+    phase: Phase
+    step: int
+    split: Split
+    scores: dict[str, dict[str, Any]]
+
+
+def open_run(path: Path) -> Run:
+    """Raises RunError where the folder is no run's."""
+    file = path / "recipe.json"
+    if not path.exists():
+        raise RunError(f"{path} is not there: give the --out folder of a run")
+    if not file.exists():
+        raise RunError(f"{path} is no run: it has no recipe.json; give the --out folder of `kdscale train`")
+    return Run(path, from_json(file.read_text()))
+
+
+def trained(run: Run, what: str = "student") -> Trained:
+    """The network that ``what`` names: 'student' or 'ema' of the last phase, a role, a phase, or PHASE.ROLE.
+
+    Raises RunError for a name that the run has not, or a phase that is not finished.
+    """
+    number, role = _meaning(run.recipe, what)
+    phase = run.recipe.phases[number]
+    path = Folder(run.path).phase_path(number, phase.name) / "end.safetensors"
+    if not path.exists():
+        raise RunError(f"phase {phase.name!r} of {run.path} is not finished: run its train command again until it says done")
+    split = open_split(phase_data(phase), "train")
+    network = _build(run, number, role, split)
+    left = PhaseFile(path)
+    network.body.load_state_dict(left.body(role), strict=True)
+    network.eval()
+    scores = {line["name"]: line for line in run.lines("evaluation") if line["phase"] == phase.name}
+    return Trained(run, network, role, phase, left.step, split, scores)
+
+
+def _meaning(recipe: Recipe, what: str) -> tuple[int, str]:
+    last = len(recipe.phases) - 1
+    names = [phase.name for phase in recipe.phases]
+    head, _, tail = what.partition(".")
+    if head in names:
+        return names.index(head), tail or "student"
+    trained_roles = recipe.phases[last].method.needs().trained
+    if what == "ema" or what in trained_roles:
+        return last, what
+    raise RunError(f"the run has trained no {what!r}; {nearest(what, [*trained_roles, 'ema', *names])}")
+
+
+def _build(run: Run, number: int, role: str, split: Split) -> Network:
+    source = run.recipe.phases[number].networks["student" if role == "ema" else role]
+    return build_source(run.recipe, number, role, source, split.info, None, trained=True, load=False)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text())) if path.exists() else {}

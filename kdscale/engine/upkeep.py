@@ -1,0 +1,179 @@
+"""What is due between steps: evaluations, saves, the files of a phase. Every call is made by all ranks after the same step."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from ..recipe import FromPhase, Plateau
+from ..types import Progress
+from . import checkpoint
+from .evaluation import evaluate_frozen, evaluate_stage
+from .faults import SaveFailed
+from .folder import Folder
+from .keeper import Memory, collect, write_phase_file
+from .meter import Meter
+from .reporter import Reporter
+from .stage import Stage
+
+TRIES = 3  # saves that may fail in a row
+
+
+class Upkeep:
+    def __init__(self, stage: Stage, memory: Memory, meter: Meter, folder: Folder, reporter: Reporter) -> None:
+        self.stage, self.memory, self.meter, self.folder, self.reporter = stage, memory, meter, folder, reporter
+        self.last_save: Path | None = None
+        self.seconds = 0.0  # that the last call of run() took
+        self._failed = 0
+        self._saved_at: int | None = None
+        self._file_epochs = self._epochs_named_later()
+
+    def plateau_history(self) -> list[float]:
+        """The values of the metric that a plateau schedule watches, oldest first."""
+        schedule = self.stage.phase.schedule
+        if not isinstance(schedule, Plateau):
+            return []
+        name, _, field = schedule.metric.rpartition(".")
+        return [line[field] for line in self.memory.history if line["name"] == name]
+
+    def due(self, step: int) -> bool:
+        return bool(self._evaluation_due(step) or self._save_due(step) or self._epoch_file_due(step))
+
+    def run(self, step: int) -> None:
+        """Whatever is due after step number ``step``: evaluation first, so that the save knows what it said."""
+        started = time.perf_counter()
+        improved = self.evaluate() if self._evaluation_due(step) else False
+        epoch = self._epoch_file_due(step)
+        if epoch:
+            write_phase_file(self.stage, self.folder, f"epoch-{epoch}", self.memory)
+        if improved or self._save_due(step):
+            self.save()
+        if improved:
+            self._mark_best()
+        self.seconds = time.perf_counter() - started
+
+    def _crossed(self, step: int, every: float) -> bool:
+        """Whether a multiple of ``every`` epochs lies in step number ``step``; the last step of whole epochs counts as their end."""
+        plan = self.stage.plan
+        before, after = plan.epoch(step), plan.epoch(step + 1)
+        if step + 1 == plan.total_steps:
+            after = max(after, plan.epochs)
+        return math.floor(after / every + 1e-9) > math.floor(before / every + 1e-9)
+
+    def _evaluation_due(self, step: int) -> bool:
+        return step + 1 == self.stage.plan.total_steps or self._crossed(step, self.stage.recipe.evaluation.every)
+
+    def _save_due(self, step: int) -> bool:
+        setting = self.stage.recipe.checkpointing
+        if step + 1 == self.stage.plan.total_steps:
+            return True
+        if setting.every_steps:
+            return (step + 1) % setting.every_steps == 0
+        return setting.every_epochs is not None and self._crossed(step, setting.every_epochs)
+
+    def _epochs_named_later(self) -> set[int]:
+        """Epochs of this phase from which a later phase takes a network."""
+        later = self.stage.recipe.phases[self.stage.number + 1 :]
+        sources = [
+            s
+            for phase in later
+            for s in phase.networks.values()
+            if isinstance(s, FromPhase) and s.phase == self.stage.phase.name
+        ]
+        self._best_named = any(source.at == "best" for source in sources)
+        return {source.at for source in sources if isinstance(source.at, int)}
+
+    def _epoch_file_due(self, step: int) -> int | None:
+        return next((e for e in self._file_epochs if self.stage.plan.epoch_after(step) == e), None)
+
+    def evaluate(self) -> bool:
+        """Measures the split; True when the deciding answer is better than ever in this phase."""
+        scores = evaluate_stage(self.stage)
+        progress = self.stage.progress(self.memory.step)
+        for name, entry in scores.items():
+            line = {"name": name, **entry}
+            self.memory.history.append({"step": self.memory.step, "epoch": progress.epoch, **line})
+            self._evaluation_line(line, progress)
+        deciding = self.stage.recipe.evaluation.best_of
+        if deciding not in scores:
+            return False
+        value = scores[deciding]["top1"]
+        if self.memory.best is not None and value <= self.memory.best:
+            return False
+        self.memory.best, self.memory.best_step = value, self.memory.global_step
+        return True
+
+    def evaluate_teachers(self) -> None:
+        """Once, before the first step of a phase, on the whole split."""
+        progress = self.stage.progress(0)
+        for role, entry in evaluate_frozen(self.stage).items():
+            self._evaluation_line({"name": role, **entry}, progress)
+
+    def _evaluation_line(self, line: dict[str, Any], progress: Progress) -> None:
+        self.reporter.evaluation(self._place(progress) | line)
+
+    def log(self, rate: float) -> None:
+        """The line of means since the last one. A collective."""
+        line = self.meter.line()
+        if not line:
+            return
+        plan, progress = self.stage.plan, self.stage.progress(self.memory.step)
+        left = (plan.position(plan.total_steps) - progress.position) / max(line["images_per_second"], 1e-9)
+        self.reporter.train(self._place(progress) | {"steps": plan.total_steps, "lr": rate, "eta": left} | line)
+
+    def _place(self, progress: Progress) -> dict[str, Any]:
+        return {
+            "phase": self.stage.phase.name,
+            "step": progress.step,
+            "global_step": self.memory.global_step,
+            "epoch": progress.epoch,
+        }
+
+    def save(self) -> None:
+        """A complete save, or the reason why there is none; three failures in a row end the run, with the last save intact."""
+        if self._saved_at == self.memory.global_step:
+            return
+        save = collect(self.stage, self.memory, self.meter)
+        self.stage.session.once(lambda: self._write(save))
+        self._saved_at = self.memory.global_step
+
+    def _write(self, save: checkpoint.Save) -> None:
+        try:
+            path = checkpoint.write(self.folder.checkpoints, self.memory.global_step, save)
+        except OSError as error:
+            self._failed += 1
+            self.reporter.say(
+                f"could not save at step {self.memory.global_step}: {error}; the last save is {self.last_save or 'none'}"
+            )
+            if self._failed >= TRIES:
+                raise SaveFailed(
+                    f"{TRIES} saves in a row failed ({error}); the last complete save is {self.last_save or 'none'}: make room and start again"
+                ) from None
+            return
+        self._failed, self.last_save = 0, path
+        kept = {self.memory.best_step or -1} | self._kept_for_good()
+        checkpoint.keep(self.folder.checkpoints, self.stage.recipe.checkpointing.keep, kept)
+
+    def _kept_for_good(self) -> set[int]:
+        every = self.stage.recipe.checkpointing.keep_every_epochs
+        if every is None:
+            return set()
+        offset = self.memory.global_step - self.memory.step
+        steps = range(self.memory.step)
+        return {offset + s + 1 for s in steps if (e := self.stage.plan.epoch_after(s)) and e % every == 0}
+
+    def _mark_best(self) -> None:
+        if self._best_named:
+            write_phase_file(self.stage, self.folder, "best", self.memory)
+        if (
+            self.stage.session.main
+            and self.last_save is not None
+            and checkpoint.step_of(self.last_save) == self.memory.global_step
+        ):
+            self.folder.point_best(self.last_save)
+
+    def finish(self) -> None:
+        """The end of the phase: its own file, which later phases and the export read."""
+        write_phase_file(self.stage, self.folder, "end", self.memory)

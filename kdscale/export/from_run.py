@@ -1,0 +1,80 @@
+"""A run's network as an exported folder: what the run recorded becomes the facts of the card."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..engine.trained import Run, Trained, open_run, trained
+from ..recipe import FromPhase, to_json
+from ..recipe.method import kind_of
+from ..recipe.resolve import digest, phase_data
+from .facts import Evaluation, Facts, Teacher
+from .folder import Report, export_network
+from .heads import Fold
+
+
+def export_run(path: Path, out: Path | None = None, what: str = "student", *, overwrite: bool = False) -> Report:
+    """Exports the network ``what`` of the run in ``path`` to ``out`` (default: its own ``export/``).
+
+    Raises RunError for an unfinished run or an unknown name, ExportError where the folder cannot be proved.
+    """
+    found = trained(open_run(path), what)
+    inference = getattr(found.phase.method, "inference", "average")
+    fold: Fold = "class" if inference == "class" and found.network.has_distillation_head else "average"
+    return export_network(found.network, out or path / "export", facts(found), fold=fold, overwrite=overwrite)
+
+
+def facts(found: Trained) -> Facts:
+    run, phase = found.run, found.phase
+    data = phase_data(phase)
+    paper = phase.method.paper
+    info = found.split.info
+    return Facts(
+        what=found.what,
+        label_names=info.names,
+        mean=info.mean,
+        std=info.std,
+        crop_pct=data.eval_crop,
+        interpolation=data.eval_interpolation,
+        size=info.size,
+        recipe_json=to_json(run.recipe),
+        recipe_hash=digest(run.identity),
+        command=run.command,
+        version=__version__,
+        method=kind_of(phase.method),
+        paper=paper.title,
+        dataset=found.split.name,
+        split=data.eval_split,
+        teachers=tuple(_teachers(found)),
+        evaluations=tuple(_evaluation(line, data.eval_split) for line in found.scores.values()),
+        seed=run.recipe.seed,
+        hardware=str(run.environment.get("device", "")),
+        date=datetime.date.today().isoformat(),
+        seconds=_seconds(run),
+    )
+
+
+def _teachers(found: Trained) -> list[Teacher]:
+    described = []
+    for role in found.phase.method.needs().frozen:
+        source = found.phase.networks[role]
+        name = f"phase {source.phase} of the same run" if isinstance(source, FromPhase) else source.name
+        described.append(Teacher(name, found.scores.get(role, {}).get("top1")))
+    return described
+
+
+def _evaluation(line: dict[str, Any], split: str) -> Evaluation:
+    return Evaluation(
+        name=line["name"], split=split, top1=line["top1"], top5=line["top5"], count=int(line["count"]), epoch=line["epoch"]
+    )
+
+
+def _seconds(run: Run) -> float:
+    """Seconds of training, over all starts, as the last save counted them."""
+    from ..engine import checkpoint
+
+    saves = checkpoint.all_saves(run.path / "checkpoints")
+    return float(checkpoint.read_facts(saves[-1])["memory"]["seconds"]) if saves else 0.0

@@ -1,0 +1,30 @@
+"""Networks by name, and what methods read of them. The only room that knows how a timm or transformers network is built."""
+
+from .architecture import NetworkArchitecture
+from .build import build_network
+from .freezing import freeze, thaw
+from .heads import FusedHead, LinearHead
+from .network import FrozenNetwork, Network
+from .norm import SynchronisedBatchNorm, synchronise
+from .preflight import default_floor, foreign_noise, preflight
+from .sources import suggest_distilled, weights_files
+from .weights import load_weights
+
+__all__ = [
+    "FrozenNetwork",
+    "FusedHead",
+    "LinearHead",
+    "Network",
+    "NetworkArchitecture",
+    "SynchronisedBatchNorm",
+    "build_network",
+    "default_floor",
+    "foreign_noise",
+    "freeze",
+    "load_weights",
+    "preflight",
+    "suggest_distilled",
+    "synchronise",
+    "thaw",
+    "weights_files",
+]

@@ -1,0 +1,1 @@
+"""Runs -> tables, sentences and pictures."""

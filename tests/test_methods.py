@@ -1,0 +1,236 @@
+"""The contract that every registered method keeps. A method that is registered is tested with no line added here.
+
+Each runs with its defaults on a small network of each kind that it takes; ``VARIANTS`` adds settings that build other parts.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import kdscale.methods
+from kdscale.methods import Distiller, Method, Shake
+from kdscale.recipe import AdamW, Data, FromPhase, Model, Phase, Recipe, from_json, resolve, to_json
+from kdscale.recipe import Method as AbstractMethod
+from kdscale.types import Progress
+
+from .methods.small import BATCH, CLASSES, MODELS, built, drawn_batch, kinds_for, network, taught, total
+
+assert kdscale.methods
+REGISTRY: dict[str, type[Method]] = {k: c for k, c in AbstractMethod.registry.items() if c.__module__.startswith("kdscale.")}  # type: ignore[misc]
+VARIANTS: dict[str, Method] = {
+    "shake-fused": Shake(head="fused"),
+    "shake-code": Shake(form="code"),
+    "shake-labels": Shake(proxy_signal="ce", proxy_labels=True, warmup_epochs=3),
+}
+METHODS = {kind: cls() for kind, cls in REGISTRY.items()} | VARIANTS
+CASES = [pytest.param(method, kind, id=f"{name}-{kind}") for name, method in METHODS.items() for kind in kinds_for(method)]
+every_case = pytest.mark.parametrize(("method", "kind"), CASES)
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+CLOCK = Progress(phase=0, step=3, position=18, epoch=0.3, epochs=2.0)
+
+
+def losses_of(method: Method, kind: str, seed: int = 0, precision: str = "fp32", soft: bool = False) -> dict[str, Tensor]:
+    distiller, context = built(method, kind, seed, precision)
+    distiller.before_step(CLOCK)
+    batch = drawn_batch(soft=soft)
+    losses: dict[str, Tensor] = distiller(batch, taught(method, context, batch))
+    return losses
+
+
+def step(distiller: Distiller, losses: dict[str, Tensor]) -> None:
+    optimizer = torch.optim.SGD([p for p in distiller.parameters() if p.requires_grad], lr=0.01)
+    total(losses).backward()
+    optimizer.step()
+    distiller.after_step(CLOCK)
+    distiller.zero_grad()
+
+
+@every_case
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "soft targets"])
+def test_losses_are_finite_named_scalars(method: Method, kind: str, soft: bool) -> None:
+    losses = losses_of(method, kind, soft=soft)
+    assert losses
+    for name, loss in losses.items():
+        assert name
+        assert loss.shape == (), f"{name} has shape {tuple(loss.shape)}"
+        assert loss.isfinite(), f"{name} is {loss}"
+
+
+@every_case
+def test_every_trained_parameter_learns_and_no_frozen_one(method: Method, kind: str) -> None:
+    distiller, context = built(method, kind)
+    batch = drawn_batch()
+    total(distiller(batch, taught(method, context, batch))).backward()
+    idle = [name for name, p in distiller.named_parameters() if p.requires_grad and p.grad is None]
+    assert idle == []
+    held = [name for name, p in distiller.named_parameters() if not p.requires_grad and p.grad is not None]
+    for role in method.needs().frozen:
+        held += [f"{role}.{name}" for name, p in context.networks[role].named_parameters() if p.grad is not None]
+        assert context.networks[role] not in set(distiller.modules()), f"the distiller holds the frozen {role}"
+    assert held == []
+
+
+@every_case
+def test_parts_are_all_that_is_trained(method: Method, kind: str) -> None:
+    distiller, _ = built(method, kind)
+    parts = [p for part in distiller.parts().values() for p in part.parameters() if p.requires_grad]
+    assert len(parts) == len(set(parts))
+    assert set(parts) == {p for p in distiller.parameters() if p.requires_grad}
+    assert "student" in distiller.parts()
+
+
+@every_case
+def test_what_the_teachers_said_is_not_changed(method: Method, kind: str) -> None:
+    distiller, context = built(method, kind)
+    batch = drawn_batch(soft=True)
+    said = taught(method, context, batch)
+    before = {
+        (r, n): t.clone()
+        for r, o in said.items()
+        for n, t in ({"logits": o.logits} | o.taps | o.heads).items()
+        if t is not None
+    }
+    pixels, targets = batch.images.clone(), batch.targets
+    total(distiller(batch, said)).backward()
+    for (role, name), kept in before.items():
+        now: dict[str, Any] = {"logits": said[role].logits} | said[role].taps | said[role].heads
+        assert torch.equal(now[name], kept), f"{role}'s {name} was changed"
+    assert torch.equal(batch.images, pixels)
+    assert batch.targets is targets
+
+
+@every_case
+def test_the_same_seed_gives_the_same_losses(method: Method, kind: str) -> None:
+    first, again, other = losses_of(method, kind), losses_of(method, kind), losses_of(method, kind, seed=1)
+    assert {n: float(v.detach()) for n, v in first.items()} == {n: float(v.detach()) for n, v in again.items()}
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@every_case
+def test_the_student_keeps_the_plain_architecture(method: Method, kind: str) -> None:
+    distiller, _ = built(method, kind)
+    plain = network(MODELS[kind], trained=True).body.state_dict()
+    student = distiller.student.body.state_dict()
+    assert {n: t.shape for n, t in student.items()} == {n: t.shape for n, t in plain.items()}
+
+
+@every_case
+def test_a_saved_distiller_continues_with_equal_losses(method: Method, kind: str) -> None:
+    distiller, context = built(method, kind)
+    distiller.before_step(CLOCK)
+    batch = drawn_batch()
+    step(distiller, distiller(batch, taught(method, context, batch)))
+    kept = save(dict(distiller.state_dict()))
+    fresh, there = built(method, kind, seed=5)
+    fresh.load_state_dict(load(kept), strict=True)
+    later, clock = drawn_batch(1), Progress(0, 4, 24, 0.4, 2.0)
+    for d in (distiller, fresh):
+        d.before_step(clock)
+    expected, continued = distiller(later, taught(method, context, later)), fresh(later, taught(method, there, later))
+    assert {n: float(v.detach()) for n, v in expected.items()} == {n: float(v.detach()) for n, v in continued.items()}
+
+
+@every_case
+def test_the_clock_alone_sets_what_the_clock_sets(method: Method, kind: str) -> None:
+    distiller, _ = built(method, kind)
+    saved = set(distiller.state_dict())
+    clocked = {n: b for n, b in distiller.named_buffers() if n not in saved}
+    distiller.before_step(CLOCK)
+    at = {n: b.clone() for n, b in clocked.items()}
+    distiller.before_step(Progress(1, 900, 5400, 90.0, 100.0))
+    assert not torch.equal(distiller.noise_key, at["noise_key"])
+    distiller.before_step(CLOCK)
+    assert all(torch.equal(clocked[n], at[n]) for n in clocked)
+    assert all(clocked[n].ndim == 0 for n in at if "." not in n)
+
+
+@every_case
+def test_bf16_autocast_agrees_and_losses_stay_float32(method: Method, kind: str) -> None:
+    """bfloat16 keeps 8 bits: the logits of these few layers agree to about a hundredth, and so do the losses."""
+    full, half = losses_of(method, kind), losses_of(method, kind, precision="bf16")
+    assert full.keys() == half.keys()
+    for name in full:
+        assert half[name].dtype == torch.float32
+    scale = float(total(full).detach())
+    for name in full:
+        assert float(half[name].detach()) == pytest.approx(float(full[name].detach()), abs=0.03 * scale)
+
+
+@every_case
+def test_a_step_does_not_wait_for_the_device(method: Method, kind: str) -> None:
+    """On tensors that hold no numbers, whatever would read one from the device fails."""
+    distiller, context = built(method, kind)
+    batch = drawn_batch(soft=True)
+    said = taught(method, context, batch)
+    metric = context.task.metric(context.data)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        distiller.before_step(CLOCK)
+        assert total(distiller(batch, said)).shape == ()
+        distiller.after_step(CLOCK)
+        metric.update(distiller(batch), batch)
+
+
+@every_case
+def test_predictions_are_logits_and_name_the_student(method: Method, kind: str) -> None:
+    distiller, _ = built(method, kind)
+    distiller.eval()
+    with torch.no_grad():
+        predictions = distiller(drawn_batch())
+    for name, logits in predictions.items():
+        assert logits.shape == (BATCH, CLASSES), name
+        assert logits.isfinite().all(), name
+    assert not predictions or "student" in predictions
+
+
+@every_case
+def test_taps_that_a_method_needs_are_there(method: Method, kind: str) -> None:
+    _, context = built(method, kind)
+    for role, taps in method.needs().taps.items():
+        assert set(taps) <= set(context.networks[role].tap_names())
+
+
+@every_method
+def test_roles_are_told_apart(method: Method) -> None:
+    needs = method.needs()
+    assert "student" in needs.trained
+    assert not set(needs.trained) & set(needs.frozen)
+    assert set(needs.taps) <= {*needs.trained, *needs.frozen}
+    assert "classification" in method.supports
+
+
+@pytest.mark.parametrize("cls", REGISTRY.values(), ids=REGISTRY.keys())
+def test_the_paper_is_filled(cls: type[Method]) -> None:
+    paper = cls.paper
+    assert all((paper.title, paper.authors, paper.venue, paper.section, paper.formula))
+    assert 1990 < paper.year < 2100
+    assert cls.__doc__
+
+
+def recipe_of(method: Method) -> Recipe:
+    needs = method.needs()
+    roles = {role: Model("wrn_10_1") for role in (*needs.trained, *needs.frozen)}
+    return Recipe(networks=roles, data=Data("drawn"), phases=(Phase(method, epochs=2, optimizer=AdamW()),))
+
+
+@every_method
+def test_json_is_the_same_recipe(method: Method) -> None:
+    recipe = recipe_of(method)
+    text = to_json(recipe)
+    assert from_json(text) == recipe
+    assert json.loads(text)["phases"][0]["method"]["kind"] == method.kind  # type: ignore[attr-defined]
+
+
+@every_method
+def test_expanding_an_expanded_phase_changes_nothing(method: Method) -> None:
+    once = resolve(recipe_of(method))
+    assert resolve(once) == once
+    for phase in once.phases:
+        assert phase.method.phases(phase) == (phase,)
+        assert not any(isinstance(source, FromPhase) and source.phase == phase.name for source in phase.networks.values())
