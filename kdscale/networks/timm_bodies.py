@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ..recipe import Model
     from ..types import DatasetInfo, Normalisation
 
+SAID = 200  # characters of another library's error
+
 
 def build_timm(source: Source, model: Model, info: DatasetInfo, drops: dict[str, float]) -> tuple[nn.Module, dict[str, Any]]:
     """(body, the constructor's arguments beside the classes and the rates of dropping)."""
@@ -83,15 +85,22 @@ def _create(source: Source, model: Model, classes: int, args: dict[str, Any]) ->
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=classes, **args)
     except Exception as error:  # timm raises whatever its constructors and its downloads do
-        said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error) else type(error).__name__
-        if source.load == "hub" and not isinstance(error, (TypeError, AssertionError)):
-            raise NetworkError(
-                f"the weights of {model.name!r} cannot be fetched ({said}): where there is no network, give the path of a"
-                " local folder that holds its config.json and model.safetensors"
-            ) from None
-        raise NetworkError(
-            f"{model.name!r} cannot be built with {args} ({said}): check its args, size, drop and drop_path"
-        ) from None
+        raise _explained(source, model, args, error) from None
+
+
+def _explained(source: Source, model: Model, args: dict[str, Any], error: Exception) -> NetworkError:
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    said = f"{said[:SAID]}..." if len(said) > SAID else said
+    if isinstance(error, (TypeError, AssertionError)) or source.load not in ("hub", "folder"):
+        return NetworkError(f"{model.name!r} cannot be built with {args} ({said}): check its args, size, drop and drop_path")
+    if source.load == "folder":
+        return NetworkError(
+            f"the weights in {source.folder} do not fit {source.name!r} ({said}): fetch or export the folder again"
+        )
+    return NetworkError(
+        f"the weights of {model.name!r} cannot be fetched ({said}): where there is no network, give the path of a local folder"
+        " that holds its config.json and model.safetensors"
+    )
 
 
 def _check_patches(name: str, body: Any) -> None:

@@ -284,8 +284,8 @@ split = open_split(data, "train")
 stream = TrainStream(split, data, plan(data, len(split), None, 4), seed=1, rank=0, ranks=1, accumulate=1,
                      device=torch.device("cpu"), classes=3, workers=2)
 batches = stream.batches(0)
-print([process.pid for process in stream._loading._iterator._workers])
-print(next(batches).index.tolist(), flush=True)
+next(batches)
+print([process.pid for process in stream._loading._iterator._workers], flush=True)
 if sys.argv[2] == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[2] == "raise":

@@ -100,7 +100,7 @@ def test_initial_weights_are_kaiming_fan_out(name: str) -> None:
     for module in cifar.build(name, 10).modules():
         if isinstance(module, nn.Conv2d) and module.weight.numel() > 2000:
             k = module.kernel_size[0]
-            assert float(module.weight.std()) == pytest.approx(math.sqrt(2 / (k * k * module.out_channels)), rel=0.1)
+            assert float(module.weight.detach().std()) == pytest.approx(math.sqrt(2 / (k * k * module.out_channels)), rel=0.1)
         if isinstance(module, nn.BatchNorm2d):
             assert bool((module.weight == 1).all())
             assert bool((module.bias == 0).all())
