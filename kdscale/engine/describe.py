@@ -70,7 +70,7 @@ def _networks(recipe: Recipe, number: int, info: DatasetInfo) -> Iterator[str]:
         built[role] = build_source(recipe, number, role, source, info, None, trained=role in trained, load=False)
     world = World(0, 1, lambda t: t, lambda t: t.detach())
     context = Context(built, info, world, task_of(recipe), phase, recipe.seed, "fp32", torch.device("cpu"))
-    distiller = phase.method.build(context)
+    distiller = phase.method.build(context)  # type: ignore[attr-defined]
     for part, module in distiller.parts().items():
         count = sum(p.numel() for p in module.parameters() if p.requires_grad)
         name = next((f" ({n.name})" for n in built.values() if n is module), "")

@@ -6,7 +6,7 @@ keeps their normalisation, size and classes; a fresh one takes the data's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -36,12 +36,12 @@ def build_network(
     trained: bool,
     seed: int,
     normalisation: Normalisation,
-    precision: Literal["fp32", "bf16"] | str = "fp32",
+    precision: str = "fp32",
     load: bool = True,
 ) -> Network:
     """The network that ``model`` names, on the CPU; a :class:`FrozenNetwork` unless ``trained``.
 
-    ``normalisation``: (mean, std) of the images that it will be handed. ``precision``: of a frozen network's weights.
+    ``normalisation``: (mean, std) of the images that it will be handed. ``precision``: 'fp32' or 'bf16', of a frozen network's weights.
     ``load=False``: the same network, without reading weights that will be replaced at once. Raises NetworkError.
     """
     source = find_source(model, load=load)
@@ -108,13 +108,8 @@ def _build_cifar(
         std=std,
         interpolation=config.get("interpolation", "bilinear"),
         crop_pct=config.get("crop_pct", 1.0),
-        labels=labels_of(source),
+        labels=source.labels,
     )
-
-
-def labels_of(source: Source) -> tuple[str, ...]:
-    names = source.config.get("label_names") or ()
-    return tuple(str(name) for name in (names.values() if isinstance(names, dict) else names))
 
 
 def _reader(source: Source, body: nn.Module, noise: Noise) -> Reader:

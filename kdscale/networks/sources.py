@@ -41,6 +41,12 @@ class Source:
     def full_name(self) -> str:
         return f"{self.name}.{self.tag}" if self.tag else self.name
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, where the folder says them."""
+        names = self.config.get("label_names") or ()
+        return tuple(str(name) for name in (names.values() if isinstance(names, dict) else names))
+
 
 def find_source(model: Model, *, load: bool = True) -> Source:
     """Raises NetworkError for a name, folder or file that is not there. ``load=False``: as with ``weights='random'``."""

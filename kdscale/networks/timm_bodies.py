@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..recipe import Model
     from ..types import DatasetInfo, Normalisation
 
-SAID = 200  # characters of another library's error
+SAID = 120  # characters of another library's error
 
 
 def build_timm(source: Source, model: Model, info: DatasetInfo, drops: dict[str, float]) -> tuple[nn.Module, dict[str, Any]]:
@@ -42,7 +42,6 @@ def timm_architecture(source: Source, body: Any, args: dict[str, Any], given: No
     mean, std = (tuple(config["mean"]), tuple(config["std"])) if source.pinned else given
     side = args.get("img_size") or (config["input_size"][1] if source.pinned else size)
     side = side[0] if isinstance(side, (list, tuple)) else side
-    names = source.config.get("label_names") or ()
     return NetworkArchitecture(
         kind="timm",
         name=source.name,
@@ -54,7 +53,7 @@ def timm_architecture(source: Source, body: Any, args: dict[str, Any], given: No
         args=args,
         interpolation=config.get("interpolation") or "bicubic",
         crop_pct=config.get("crop_pct") or 0.875,
-        labels=tuple(str(name) for name in (names.values() if isinstance(names, dict) else names)),
+        labels=source.labels,
     )
 
 
