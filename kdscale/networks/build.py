@@ -61,7 +61,7 @@ def build_network(
     parts: dict[str, Any] = {
         "noise": noise,
         "normalisation": normalisation,
-        "size": _fixed_size(source, model, body, architecture),
+        "size": _fixed_size(source, model, architecture),
     }
     read = _reader(source, body, noise)
     if trained:
@@ -118,7 +118,7 @@ def _reader(source: Source, body: nn.Module, noise: Noise) -> Reader:
     return LogitsReader() if source.kind == "transformers" else reader(body, noise)
 
 
-def _fixed_size(source: Source, model: Model, body: nn.Module, architecture: NetworkArchitecture) -> int | None:
+def _fixed_size(source: Source, model: Model, architecture: NetworkArchitecture) -> int | None:
     """A fresh network without position embeddings takes images of any size."""
     fixed = source.pinned or model.size is not None or "img_size" in architecture.args
     return architecture.input_size[1] if fixed else None
