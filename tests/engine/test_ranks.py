@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,12 +24,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+def two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(recipe file, output) of an uninterrupted run on two ranks."""
     folder = tmp_path_factory.mktemp("two")
     recipe = small.write(folder / "r.json", small.recipe(data))
     small.kdscale("train", recipe, "--out", folder / "out", ranks=2)
-    yield recipe, folder / "out"
+    return recipe, folder / "out"
 
 
 def close(a: Path, b: Path, tolerance: float = 1e-5) -> None:

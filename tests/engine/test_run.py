@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,12 +21,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def never_stopped(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+def never_stopped(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(recipe file, output) of a run that nothing happened to."""
     folder = tmp_path_factory.mktemp("whole")
     recipe = small.write(folder / "r.json", small.recipe(data))
     small.kdscale("train", recipe, "--out", folder / "out")
-    yield recipe, folder / "out"
+    return recipe, folder / "out"
 
 
 def same(a: Path, b: Path, phase: str = "01-student") -> None:
