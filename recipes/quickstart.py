@@ -12,7 +12,7 @@ STUDENT = Model(
     "deit_tiny_distilled_patch16_224",
     args={"img_size": 28, "patch_size": 7, "embed_dim": 96, "depth": 4, "num_heads": 3},
 )
-DATA = Data("runs/quickstart/shards", batch=128, train=Augment.cifar(size=28, pad=4), eval_crop=1.0)
+DATA = Data("runs/quickstart/shards", batch=128, train=Augment.cifar(size=28, pad=1), eval_crop=1.0)
 TEACHER = Phase(
     Supervised(),
     epochs=6,
@@ -27,9 +27,9 @@ recipe = Recipe(
     data=DATA,
     phases=(
         TEACHER,
-        Phase(Shake(hard=False), epochs=20, name="student", optimizer=AdamW(2e-3), schedule=Cosine(warmup=0.64)),
+        Phase(Shake(hard=False), epochs=16, name="student", optimizer=AdamW(2e-3), schedule=Cosine(warmup=1)),
     ),
-    evaluation=Evaluation(every=5),
+    evaluation=Evaluation(every=4),
     checkpointing=Checkpointing(every_epochs=2),
     machine=Machine(log_every=100),
     name="quickstart",
@@ -39,8 +39,8 @@ recipe = Recipe(
 alone = Recipe(
     networks={"student": STUDENT},
     data=DATA,
-    phases=(Phase(Supervised(), epochs=20, name="alone", optimizer=AdamW(2e-3), schedule=Cosine(warmup=0.64)),),
-    evaluation=Evaluation(every=5),
+    phases=(Phase(Supervised(), epochs=16, name="alone", optimizer=AdamW(2e-3), schedule=Cosine(warmup=1)),),
+    evaluation=Evaluation(every=4),
     checkpointing=Checkpointing(every_epochs=2),
     machine=Machine(log_every=100),
     name="quickstart-alone",

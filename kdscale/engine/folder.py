@@ -128,7 +128,7 @@ def _longer(old: Any, new: Any) -> bool:
 def environment() -> dict[str, Any]:
     from importlib.metadata import version
 
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else platform.processor() or platform.machine()
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else processor()
     return {
         "kdscale": __version__,
         "python": platform.python_version(),
@@ -144,6 +144,16 @@ def environment() -> dict[str, Any]:
             if name.startswith(("ACCELERATE_", "KDSCALE_", "SLURM_JOB"))
         },
     }
+
+
+def processor() -> str:
+    """The processor's name as its maker writes it, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 __all__ = ["Folder", "environment", "write_text"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..data.manifest import read_manifest
 from ..engine.trained import Run, Trained, open_run, trained
 from ..recipe import FromPhase, to_json
 from ..recipe.method import kind_of
@@ -46,7 +47,7 @@ def facts(found: Trained) -> Facts:
         version=__version__,
         method=kind_of(phase.method),
         paper=paper.title,
-        dataset=found.split.name,
+        dataset=_dataset(found),
         split=data.eval_split,
         teachers=tuple(_teachers(found)),
         evaluations=tuple(_evaluation(line, data.eval_split) for line in found.scores.values()),
@@ -70,6 +71,12 @@ def _evaluation(line: dict[str, Any], split: str) -> Evaluation:
     return Evaluation(
         name=line["name"], split=split, top1=line["top1"], top5=line["top5"], count=int(line["count"]), epoch=line["epoch"]
     )
+
+
+def _dataset(found: Trained) -> str:
+    """The data set's own name, as packing or indexing wrote it; else the last word of its place."""
+    manifest = read_manifest(found.split.root)
+    return manifest.name if manifest and manifest.name else found.split.root.name
 
 
 def _seconds(run: Run) -> float:
