@@ -16,10 +16,13 @@ RecipeWord = Annotated[
     str, typer.Argument(metavar="RECIPE[:NAME]", help="A recipe file (.py, .json, .yaml) or a shipped recipe's name.")
 ]
 Assignments = Annotated[
-    list[str] | None, typer.Argument(metavar="[path=value]...", help="Fields to change: epochs=10 data.batch=512.")
+    list[str] | None, typer.Argument(metavar="path=value", help="Fields to change: epochs=10 data.batch=512.")
 ]
 Out = Annotated[
-    Path, typer.Option("--out", "-o", metavar="DIR", help="The run's folder; an interrupted run in it is continued.")
+    Path,
+    typer.Option(
+        "--out", "-o", metavar="DIR", file_okay=False, help="The run's folder; an interrupted run in it is continued."
+    ),
 ]
 
 
@@ -38,9 +41,10 @@ def register_methods() -> None:
 
 
 def quiet_libraries() -> None:
-    """Keeps other libraries' banners out of our lines; set before they are imported."""
+    """Keeps other libraries' banners out of our lines, and a warning to one line; set before they are imported."""
     for name in ("TF_CPP_MIN_LOG_LEVEL", "TRANSFORMERS_NO_ADVISORY_WARNINGS"):
         os.environ.setdefault(name, "3" if "LOG" in name else "1")
     import warnings
 
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.formatwarning = lambda message, *_: f"warning: {' '.join(str(message).splitlines())}\n"

@@ -22,7 +22,10 @@ def step(
     assignments: Assignments = None,
     pairs: Annotated[int, typer.Option("--pairs", min=3, help="Interleaved pairs of steps.")] = 30,
 ) -> None:
-    """The engine's training step against the same step written by hand in plain PyTorch, on the same batches."""
+    """Time a training step against plain PyTorch.
+
+    The engine's step and the same step written by hand, interleaved, on the same batches.
+    """
     quiet_libraries()
     value = recipe_of(recipe, assignments)
     from kdscale.benchmarks.step import compare

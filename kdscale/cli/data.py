@@ -31,7 +31,10 @@ def pack(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="List undecodable images in rejected.txt and go on.")] = False,
     jobs: Jobs = None,
 ) -> None:
-    """Write webdataset shards, a manifest and an offset index. Repeated, it gives the same bytes; interrupted, it continues."""
+    """Write shards, a manifest and an offset index.
+
+    The shards are webdataset tars. Repeated, it gives the same bytes; interrupted, it continues.
+    """
     from ..data import pack as work
 
     with _progress("packing") as told:
@@ -62,7 +65,10 @@ def index(
     classes: Classes = None,
     jobs: Jobs = None,
 ) -> None:
-    """Make anybody's webdataset tars readable by offset: a manifest and an index beside them."""
+    """Write a manifest and an index for existing tars.
+
+    Anybody's webdataset tars then are a data set like any other, read by offset.
+    """
     from ..data import index as work
 
     with _progress("indexing") as told:

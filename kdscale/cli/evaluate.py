@@ -50,7 +50,8 @@ def run(
 
         typer.echo(text.dumps(found))
     else:
+        part = "" if found["what"] == "student" else f" ({found['what']})"
         typer.echo(
-            f"{found['model']} on {found['data']} ({found['split']}): top1 {100 * found['top1']:.2f} top5 {100 * found['top5']:.2f}"
+            f"{found['model']}{part} on {found['data']} ({found['split']}): top1 {100 * found['top1']:.2f} top5 {100 * found['top5']:.2f}"
             f" loss {found['loss']:.4f} of {found['count']} images (crop {found['crop']:g})"
         )

@@ -14,7 +14,7 @@ HELP = """Write a folder that timm and transformers load.
 The folder is loaded in fresh processes before it gets its name: a difference in the logits refuses it."""
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The --out folder of a finished run.")]
-Target = Annotated[Path | None, typer.Argument(metavar="[OUT]", help="Folder to write; default: RUN/export.")]
+Target = Annotated[Path | None, typer.Argument(metavar="OUT", file_okay=False, help="Folder to write; default: RUN/export.")]
 What = Annotated[str, typer.Option("--what", help="student, ema, a role, a phase, or PHASE.ROLE.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder with other files in it.")]
 

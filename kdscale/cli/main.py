@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 
 import typer
 
@@ -39,23 +40,45 @@ def version(show_version: bool = typer.Option(False, "--version", help="Print th
 
 
 def main() -> None:
-    """Exit codes: 0 done, 75 stopped and saved, 70 fault, 71 out of memory, 64 input that cannot be used."""
+    """Exit codes: 0 done, 75 stopped and saved, 70 fault, 71 out of memory, 64 input that cannot be used, 130 interrupted."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="kdscale", standalone_mode=False)
     except KdscaleError as error:
         code = fail(str(error), error.code)
     except (typer.Abort, KeyboardInterrupt):
         code = 130
     except USAGE as error:
-        code = fail(error.format_message(), 64)  # type: ignore[attr-defined]
+        code = misused(error)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        code = unreachable(error)
+    except Exception:
+        traceback.print_exc()
+        code = 70
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def misused(error: Exception) -> int:
+    """A group of commands without a command is answered with its help, and any other misuse with its line."""
+    text = error.format_message()  # type: ignore[attr-defined]
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(text, err=True)
+        return 64
+    return fail(text, 64)
+
+
+def unreachable(error: OSError) -> int:
+    """A path of the user's that cannot be read or written; an error of the system without one is a fault of ours."""
+    if error.filename is None:
+        traceback.print_exception(error)
+        return 70
+    return fail(f"{error.filename}: {error.strerror}: give a path that can be used", 64)
 
 
 def fail(text: str, code: int) -> int:
     """One line on rank 0: every rank raises the same error."""
     if os.environ.get("RANK", "0") == "0":
-        typer.echo(f"kdscale: {text}", err=True)
+        typer.echo(f"kdscale: {' '.join(text.splitlines())}", err=True)
     return code

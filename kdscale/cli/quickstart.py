@@ -18,22 +18,29 @@ On a sample that ships with the package: a CNN learns it, then teaches a small D
 
 Interrupted and repeated, it continues. --compare also trains the student alone, for the same steps."""
 
-OutOption = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where everything goes.")]
+OutOption = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="Where everything goes.")]
 Compare = Annotated[bool, typer.Option("--compare", help="Also train the student alone, and say whether distillation helped.")]
 SHOWN = 8
 
 
 def run(out: OutOption = Path("runs/quickstart"), compare: Compare = False) -> None:
     quiet_libraries()
-    from ..data.sample import pack_sample
     from ..engine.parallel import connect
+
+    session = connect()
+    try:
+        _quickstart(out, compare, session)
+    finally:
+        session.close()
+
+
+def _quickstart(out: Path, compare: bool, session: Session) -> None:
+    from ..data.sample import pack_sample
     from ..engine.trained import open_run, trained
     from ..export.from_run import export_run
     from ..report.quickstart import table, verdict
 
-    out.mkdir(parents=True, exist_ok=True)
     pack_sample(out / "shards")
-    session = connect()
     _train("quickstart:recipe", out, out / "shards", session)
     report = export_run(out)
     typer.echo(f"exported to {report.folder}: plain timm and transformers give the same logits")

@@ -27,17 +27,19 @@ def reporters(recipe: Recipe, out: Path) -> list[Reporter]:
 
 
 class Bar(Silent):
-    """One live line: bar, step, losses by name, rate, images/s, share of waiting for data, time left."""
+    """One live line: bar, step, time left, images/s, share of waiting for data, rate, losses by name; a narrow screen cuts its end."""
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[told]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            expand=True,
         )
         self._task: Any = None
 
@@ -57,7 +59,7 @@ class Bar(Silent):
 
     def train(self, line: dict[str, Any]) -> None:
         losses = " ".join(f"{name} {value:.3f}" for name, value in line["losses"].items())
-        told = f"{losses}  lr {line['lr']:.2g}  {line['images_per_second']:.0f} img/s  wait {100 * line['data_wait']:.0f}%"
+        told = f"{line['images_per_second']:.0f} img/s  wait {100 * line['data_wait']:.0f}%  lr {line['lr']:.2g}  {losses}"
         if self._task is not None:
             self._progress.update(self._task, completed=line["step"], told=told)
 

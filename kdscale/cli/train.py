@@ -11,6 +11,7 @@ from .arguments import Assignments, Out, RecipeWord, quiet_libraries, recipe_of
 HELP = """Train a recipe, or continue its run.
 
 The same command continues an interrupted run at its last save. Ctrl-C and SIGTERM finish the step, save, and end with 75.
+
 Several processes: torchrun --nproc-per-node 2 -m kdscale train ... (accelerate launch -m kdscale train ... on GPUs)."""
 
 
@@ -33,4 +34,6 @@ def run(
         code = train(value, out, session, reporters, overwrite=overwrite)
     finally:
         session.close()
+    if code == 0 and session.main:
+        typer.echo(f"done: {out}")
     raise typer.Exit(code)

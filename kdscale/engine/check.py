@@ -23,9 +23,9 @@ WARM, TIMED = 1, 2
 
 def check(recipe: Recipe, session: Session, say: Callable[[str], None]) -> None:
     """Raises the KdscaleError that a run would end with. A phase that takes networks of an earlier one is timed on random weights."""
-    recipe = resolve(recipe)
     for line in describe(recipe, session.size):
         say(line)
+    recipe = resolve(recipe)
     total = 0.0
     for number, phase in enumerate(recipe.phases):
         stage = build_stage(recipe, number, session, None)
@@ -85,7 +85,7 @@ def timed_step(stage: Stage) -> tuple[float, float]:
         seconds = time.perf_counter() - began
     finally:
         stream.close()
-    losses_text = {name: float(v) for name, v in losses.items()}
+    losses_text = {name: float(v.detach()) for name, v in losses.items()}
     if not all(map(_finite, losses_text.values())):
         raise KdscaleError(f"phase {stage.phase.name!r}: a loss of the first steps is not finite: {losses_text}")
     return seconds / max(1, count - min(WARM, count - 1)), meter.waited / seconds

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import nn
 
-from ..data import Plan, open_split
-from ..errors import DataError
-from ..networks import FrozenNetwork
-from ..recipe import Data, FromPhase, Model, Phase, Recipe
+from ..data import Plan, check_batch, open_split
+from ..errors import DataError, NetworkError
+from ..networks import FrozenNetwork, Network
+from ..recipe import Data, Model, Phase, Recipe, resolve
 from ..recipe.method import kind_of
+from ..recipe.optim import Cosine, MultiStep, Optimizer, Plateau, Schedule
 from ..recipe.resolve import digest, phase_data
 from ..recipe.text import to_plain
 from ..tasks import task_of
@@ -22,28 +24,49 @@ PUBLISHED = {"imagenet": (1_281_167, 1000), "cifar100": (50_000, 100)}
 
 
 def describe(recipe: Recipe, ranks: int) -> Iterator[str]:
-    """Lines about a resolved recipe. Networks are built with random weights: nothing is downloaded."""
+    """Lines about a recipe. Networks are built with random weights: nothing is downloaded, and a teacher may be elsewhere.
+
+    Raises KdscaleError for what no run of this recipe could begin with: a batch that does not divide, a student that does not fit.
+    """
+    asked, recipe = recipe, resolve(recipe)
     yield f"recipe {digest(to_plain(recipe))[:12]}  seed {recipe.seed}  precision {recipe.precision}" + (
         f"  EMA {recipe.ema.decay}" if recipe.ema else ""
     )
-    for number in range(len(recipe.phases)):
-        yield from _phase(recipe, number, ranks)
+    as_asked = asked.phases if len(asked.phases) == len(recipe.phases) else recipe.phases
+    for number, phase in enumerate(recipe.phases):
+        info, plan, note = _data(phase, phase_data(phase))
+        length = f"{phase.epochs:g} epochs" if phase.epochs else f"{phase.steps} steps"
+        yield f"phase {number + 1} {phase.name}: {kind_of(phase.method)}, {length}{note}"
+        if plan is not None:
+            yield _batches(plan, ranks, recipe.machine.accumulate)
+        yield _rates(phase, as_asked[number].optimizer)
+        yield from _networks(recipe, number, info)
 
 
-def _phase(recipe: Recipe, number: int, ranks: int) -> Iterator[str]:
-    phase = recipe.phases[number]
-    data = phase_data(phase)
-    info, plan, note = _data(phase, data)
-    length = f"{phase.epochs:g} epochs" if phase.epochs else f"{phase.steps} steps"
-    yield f"phase {number + 1} {phase.name}: {kind_of(phase.method)}, {length}{note}"
-    if plan is not None:
-        share = data.batch // (ranks * recipe.machine.accumulate)
-        yield f"  {plan.total_steps} steps of {data.batch} images ({share} a rank and micro-batch on {ranks} x {recipe.machine.accumulate})"
-    optimizer, schedule = phase.optimizer, phase.schedule
-    yield f"  {optimizer.kind} lr {optimizer.lr:g} decay {optimizer.decay:g}, {schedule.kind}" + (
-        f" after {schedule.warmup:g} epochs of warm-up" if schedule.warmup else ""
-    )
-    yield from _networks(recipe, number, info)
+def _batches(plan: Plan, ranks: int, accumulate: int) -> str:
+    check_batch(plan, ranks, accumulate)
+    share = plan.batch // (ranks * accumulate)
+    return f"  {plan.total_steps} steps of {plan.batch} images ({share} a rank and micro-batch on {ranks} x {accumulate})"
+
+
+def _rates(phase: Phase, asked: Optimizer) -> str:
+    """The resolved rate, and the one that the recipe states for another batch; the schedule's own numbers."""
+    optimizer = phase.optimizer
+    stated = f" ({asked.lr:g} per {asked.per} images)" if asked.per else ""
+    clipped = f" clip {optimizer.clip:g}" if optimizer.clip else ""
+    parts = "".join(f", {name} at {part.lr:g} x the rate" for name, part in optimizer.parts.items())
+    warm = f" after {phase.schedule.warmup:g} epochs of warm-up" if phase.schedule.warmup else ""
+    return f"  {optimizer.kind} lr {optimizer.lr:g}{stated} decay {optimizer.decay:g}{clipped}, {_curve(phase.schedule)}{warm}{parts}"
+
+
+def _curve(schedule: Schedule) -> str:
+    if isinstance(schedule, Cosine):
+        return f"cosine to {schedule.end:g}"
+    if isinstance(schedule, MultiStep):
+        return f"multistep x {schedule.factor:g} after epochs {', '.join(f'{m:g}' for m in schedule.milestones)}"
+    if isinstance(schedule, Plateau):
+        return f"plateau x {schedule.factor:g} after {schedule.patience} evaluations without a better {schedule.metric}"
+    return schedule.kind
 
 
 def _data(phase: Phase, data: Data) -> tuple[DatasetInfo, Plan | None, str]:
@@ -65,19 +88,34 @@ def _data(phase: Phase, data: Data) -> tuple[DatasetInfo, Plan | None, str]:
 def _networks(recipe: Recipe, number: int, info: DatasetInfo) -> Iterator[str]:
     phase = recipe.phases[number]
     trained = phase.method.needs().trained
-    built = {}
+    built: dict[str, Network] = {}
+    absent: dict[str, NetworkError] = {}
     for role, source in phase.networks.items():
-        built[role] = build_source(recipe, number, role, source, info, None, trained=role in trained, load=False)
-    world = World(0, 1, lambda t: t, lambda t: t.detach())
-    context = Context(built, info, world, task_of(recipe), phase, recipe.seed, "fp32", torch.device("cpu"))
-    distiller = phase.method.build(context)  # type: ignore[attr-defined]
-    for part, module in distiller.parts().items():
+        try:
+            built[role] = build_source(recipe, number, role, source, info, None, trained=role in trained, load=False)
+        except NetworkError as error:
+            if role in trained:
+                raise
+            absent[role] = error
+    for part, module in _parts(recipe, phase, built, info).items() if not absent else built.items():
         count = sum(p.numel() for p in module.parameters() if p.requires_grad)
         name = next((f" ({n.name})" for n in built.values() if n is module), "")
-        yield f"  trained {part}{name}: {count:,} parameters"
+        if not isinstance(module, FrozenNetwork):
+            yield f"  trained {part}{name}: {count:,} parameters"
     for role, network in built.items():
         if isinstance(network, FrozenNetwork):
-            source = phase.networks[role]
-            where = f" of phase {source.phase}, {source.at}" if isinstance(source, FromPhase) else ""
-            shown = source.name if isinstance(source, Model) else network.name
-            yield f"  frozen {role} ({shown}{where}): {sum(p.numel() for p in network.parameters()):,} parameters"
+            yield f"  frozen {role} ({_named(phase, role)}): {sum(p.numel() for p in network.parameters()):,} parameters"
+    for role, missing in absent.items():
+        yield f"  frozen {role} ({_named(phase, role)}): not to be had here ({missing}), so parts beside the networks are not counted"
+
+
+def _named(phase: Phase, role: str) -> str:
+    source = phase.networks[role]
+    return source.name if isinstance(source, Model) else f"{source.role} of phase {source.phase}, {source.at}"
+
+
+def _parts(recipe: Recipe, phase: Phase, built: dict[str, Network], info: DatasetInfo) -> dict[str, nn.Module]:
+    world = World(0, 1, lambda t: t, lambda t: t.detach())
+    context = Context(built, info, world, task_of(recipe), phase, recipe.seed, "fp32", torch.device("cpu"))
+    parts: dict[str, nn.Module] = phase.method.build(context).parts()  # type: ignore[attr-defined]
+    return parts

@@ -33,12 +33,15 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     """A safetensors file; raises OSError (not the library's own error) where the disk is full."""
     aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
+        aside.touch()
+        mode = aside.stat().st_mode  # as the umask says: safetensors puts a file of its own in this place, for the owner alone
         try:
             save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, str(aside), metadata)
         except OSError:
             raise
         except Exception as error:  # safetensors wraps the system's error in its own class
             raise OSError(f"{path}: {error}") from None
+        aside.chmod(mode)
         with aside.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..data import open_split
 from ..errors import RunError
-from ..networks import Network, build_network
+from ..networks import Network, build_network, cifar
 from ..recipe import Augment, Data, Model
 from ..recipe.resolve import phase_data
 from ..tasks import Classification
@@ -50,8 +50,11 @@ def measure(
 
 
 def _by_name(name: str, weights: str | None, changes: dict[str, Any]) -> tuple[Network, Data]:
-    """A model evaluated as its own configuration says: its size, crop, interpolation and normalisation."""
-    first = Data(**changes)
+    """A model evaluated as its own configuration says: its size, crop, interpolation and normalisation.
+
+    A CIFAR network by name has no size of its own: it takes the images as they are.
+    """
+    first = Data(**changes, train=Augment(crop="none")) if cifar.known(name) else Data(**changes)
     info = open_split(first, "eval").info
     network = build_network(Model(name, weights=weights), info, trained=False, seed=0, normalisation=(info.mean, info.std))
     own = network.architecture

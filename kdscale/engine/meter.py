@@ -29,7 +29,7 @@ class Meter:
         values = torch.stack([loss.detach() for loss in losses.values()]).double()
         if self.sums is None or list(losses) != self.names:
             self.names = list(losses)
-            self.sums = torch.zeros_like(values)
+            self.sums, self.count = torch.zeros_like(values), 0
         self.sums += values
         self.count += 1
         return values.sum()

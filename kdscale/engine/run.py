@@ -188,7 +188,7 @@ def agree_on_start(stage: Stage, identity: str) -> None:
     """All ranks hold one recipe, one data set (``identity``) and one set of starting weights, or none trains."""
     hasher = hashlib.sha256(f"{identity} {__version__} {torch.__version__}".encode())
     for parameter in stage.distiller.parameters():
-        hasher.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        hasher.update(parameter.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     said = stage.session.all_of(hasher.hexdigest())
     if len(set(said)) > 1:
         other = next(rank for rank, word in enumerate(said) if word != said[0])

@@ -98,7 +98,7 @@ def _meaning(recipe: Recipe, what: str) -> tuple[int, str]:
     trained_roles = recipe.phases[last].method.needs().trained
     if what == "ema" or what in trained_roles:
         return last, what
-    raise RunError(f"the run has trained no {what!r}; {nearest(what, [*trained_roles, 'ema', *names])}")
+    raise RunError(f"the run has trained no {what!r}; {nearest(what, list(dict.fromkeys([*trained_roles, 'ema', *names])))}")
 
 
 def _build(run: Run, number: int, role: str, split: Split) -> Network:

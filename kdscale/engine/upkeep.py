@@ -13,7 +13,7 @@ from . import checkpoint
 from .evaluation import evaluate_frozen, evaluate_stage
 from .faults import SaveFailed
 from .folder import Folder
-from .keeper import Memory, collect, write_phase_file
+from .keeper import Memory, averaged_statistics, collect, write_phase_file
 from .meter import Meter
 from .reporter import Reporter
 from .stage import Stage
@@ -90,7 +90,8 @@ class Upkeep:
 
     def evaluate(self) -> bool:
         """Measures the split; True when the deciding answer is better than ever in this phase."""
-        scores = evaluate_stage(self.stage)
+        with averaged_statistics(self.stage):
+            scores = evaluate_stage(self.stage)
         progress = self.stage.progress(self.memory.step)
         for name, entry in scores.items():
             line = {"name": name, **entry}

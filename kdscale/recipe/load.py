@@ -27,7 +27,10 @@ def load(reference: str) -> Recipe:
             content = path.read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path} cannot be read: {error}") from None
-        return from_json(content) if path.suffix == ".json" else from_yaml(content)
+        try:
+            return from_json(content) if path.suffix == ".json" else from_yaml(content)
+        except RecipeError as error:
+            raise RecipeError(f"{path}: {error}") from None
     return pick(recipes_of(path), name, path)
 
 
@@ -36,17 +39,22 @@ def pick(recipes: dict[str, Recipe], name: str, path: Path) -> Recipe:
         return recipes[name]
     if name:
         raise RecipeError(f"{path} has no recipe {name!r}; {nearest(name, list(recipes))}")
-    distinct = {n: r for n, r in recipes.items() if n != "base"} or recipes
+    distinct = meant(recipes)
     if len(distinct) == 1 or "recipe" in distinct:
         return distinct.get("recipe") or next(iter(distinct.values()))
     raise RecipeError(f"{path} has several recipes, name one: {', '.join(f'{path.stem}:{n}' for n in distinct)}")
+
+
+def meant(recipes: dict[str, Recipe]) -> dict[str, Recipe]:
+    """The recipes of a file without ``base``, which the others are made from, unless it is all there is."""
+    return {name: recipe for name, recipe in recipes.items() if name != "base"} or recipes
 
 
 def find(text: str) -> Path:
     """The file of a reference: as given, or among :func:`roots`, with or without its ending."""
     places = [Path(text), *(root / text for root in roots())]
     for place in places:
-        for candidate in (place, place.with_name(f"{place.name}.py")):
+        for candidate in (place, Path(f"{place}.py")):
             if candidate.is_file():
                 return candidate
     known = [name for name, _ in shipped()]

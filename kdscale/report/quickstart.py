@@ -62,4 +62,4 @@ def verdict(distilled: Mapping[str, Any], alone: Mapping[str, Any]) -> str:
     if abs(difference) < 2 * error:
         return f"Distilled against alone: {points}: within noise; one seed each cannot tell them apart."
     word = "better" if difference > 0 else "worse"
-    return f"Distilled against alone: {points}: {word} than the test images' noise, though of one seed each."
+    return f"Distilled against alone: {points}: {word} by more than the test images' noise, though from one seed each."

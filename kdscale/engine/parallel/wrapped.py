@@ -7,6 +7,7 @@ no back-end.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from ...types import Batch, Losses, Taught
 from .session import Session
+
+GROUP = "group."  # before the name of what an optimizer keeps of a whole group
 
 
 class Wrapped:
@@ -55,17 +58,26 @@ class Wrapped:
         return self._inner.param_groups
 
     def optimizer_state(self) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
-        """Tensors as ``{'exp_avg/student.body.x': ...}`` on the CPU, and what is no tensor, by parameter."""
+        """Tensors as ``{'exp_avg/student.body.x': ...}`` on the CPU, and what is no tensor, by parameter.
+
+        Some optimizers keep a group's own clock (timm's LAMB its steps): it stands with the group's first parameter.
+        """
         tensors: dict[str, Tensor] = {}
         numbers: dict[str, dict[str, Any]] = {}
-        for group in self.groups:
-            for name, parameter in zip(group["names"], group["params"], strict=True):
-                for entry, kept in self._inner.state.get(parameter, {}).items():
-                    if isinstance(kept, Tensor):
-                        tensors[f"{entry}/{name}"] = kept.detach().cpu().contiguous()
-                    elif kept is not None:
-                        numbers.setdefault(name, {})[entry] = kept
+        for name, entries in self._entries():
+            for entry, kept in entries.items():
+                if isinstance(kept, Tensor):
+                    tensors[f"{entry}/{name}"] = kept.detach().cpu().contiguous()
+                elif kept is not None:
+                    numbers.setdefault(name, {})[entry] = kept
         return tensors, numbers
+
+    def _entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for group, inner in zip(self.groups, self._inner.param_groups, strict=True):
+            clock = {name: kept for name, kept in inner.items() if name != "lr" and isinstance(kept, Tensor | int | float)}
+            yield group["names"][0], {GROUP + name: kept for name, kept in clock.items()}
+            for name, parameter in zip(group["names"], group["params"], strict=True):
+                yield name, self._inner.state.get(parameter, {})
 
     def load_optimizer_state(self, tensors: dict[str, Tensor], numbers: dict[str, dict[str, Any]]) -> None:
         """Puts back what :meth:`optimizer_state` gave, by name; torch places each entry where its optimizer wants it."""
@@ -73,9 +85,12 @@ class Wrapped:
         for label, tensor in tensors.items():
             entry, _, name = label.partition("/")
             by_name.setdefault(name, {})[entry] = tensor
-        names = [name for group in self.groups for name in group["names"]]
         state = self._inner.state_dict()
-        state["state"] = {number: by_name[name] for number, name in enumerate(names) if name in by_name}
+        for group, inner in zip(self.groups, state["param_groups"], strict=True):
+            first = by_name.get(group["names"][0], {})
+            inner.update({name.removeprefix(GROUP): first.pop(name) for name in list(first) if name.startswith(GROUP)})
+        names = [name for group in self.groups for name in group["names"]]
+        state["state"] = {number: by_name[name] for number, name in enumerate(names) if by_name.get(name)}
         self._inner.load_state_dict(state)
 
     def release(self) -> None:

@@ -1,0 +1,32 @@
+"""How an end becomes an exit code and at most one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kdscale.cli.main import fail, unreachable
+from tests.cli.calling import kdscale
+
+
+def test_an_error_is_one_line_on_the_first_rank_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fail("a\nb", 64) == 64
+    assert capsys.readouterr().err == "kdscale: a b\n"
+    monkeypatch.setenv("RANK", "1")
+    assert fail("a", 70) == 70
+    assert capsys.readouterr().err == ""
+
+
+def test_a_path_of_the_users_is_told_and_a_fault_of_the_system_is_traced(capsys: pytest.CaptureFixture[str]) -> None:
+    assert unreachable(PermissionError(13, "Permission denied", "/root/x")) == 64
+    assert capsys.readouterr().err == "kdscale: /root/x: Permission denied: give a path that can be used\n"
+    assert unreachable(OSError("odd")) == 70
+    assert "OSError: odd" in capsys.readouterr().err
+
+
+def test_an_interruption_before_a_run_is_130_and_silent(tmp_path: Path) -> None:
+    (tmp_path / "r.py").write_text("raise KeyboardInterrupt\n")
+    assert kdscale("show", tmp_path / "r.py") == (130, "", "")
