@@ -13,6 +13,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,7 +125,9 @@ def verified(data: bytes, name: str) -> tuple[str, bytes, NDArray[np.uint8]]:
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         return "png", *png(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name} cannot be decoded ({str(error).split(' <', 1)[0]}): mend it, or pack with skip_bad") from None
+        raise DataError(
+            f"{name} cannot be decoded ({str(error).split(' <', 1)[0]}): mend it, or pack with --skip-bad"
+        ) from None
 
 
 def png(image: Image.Image) -> tuple[bytes, NDArray[np.uint8]]:
@@ -181,12 +184,7 @@ def array_source(images: Any, labels: Any, names: tuple[str, ...], what: str = "
 
 
 def _arrays(paths: list[Path]) -> tuple[Any, Any]:
-    try:
-        loaded = [np.load(path, mmap_mode="r" if path.suffix == ".npy" else None) for path in paths]
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(
-            f"{paths[0]} is neither an image folder nor arrays ({error}); give a folder, .npz or two .npy"
-        ) from None
+    loaded = [_loaded(path) for path in paths]
     if len(loaded) == 2:
         return loaded[0], loaded[1]
     if isinstance(loaded[0], np.ndarray):
@@ -194,4 +192,24 @@ def _arrays(paths: list[Path]) -> tuple[Any, Any]:
     found = [next((name for name in names if name in loaded[0]), None) for names in (_IMAGE_NAMES, _LABEL_NAMES)]
     if None in found:
         raise DataError(f"{paths[0]} holds {', '.join(loaded[0])}; it needs images and labels (or x and y)")
-    return loaded[0][found[0]], loaded[0][found[1]]
+    try:
+        return loaded[0][found[0]], loaded[0][found[1]]
+    except (ValueError, OSError, EOFError, BadZipFile, zlib.error):
+        raise _no_arrays(paths[0]) from None
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        return np.load(path, mmap_mode="r" if path.suffix == ".npy" else None)
+    except PermissionError:
+        raise DataError(f"{path} may not be read: give yourself the right to") from None
+    except (ValueError, OSError, EOFError, BadZipFile):
+        raise _no_arrays(path) from None
+
+
+def _no_arrays(path: Path) -> DataError:
+    """numpy's own words are kept back: they advise to load pickles."""
+    return DataError(
+        f"{path} is neither an image folder nor whole arrays of numbers (pickled objects are not read);"
+        " give a folder, .npz or two .npy"
+    )

@@ -13,6 +13,7 @@ import tempfile
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -157,6 +158,12 @@ def _info(data: Data, manifest: Manifest, entry: SplitEntry, records: Records) -
     )
 
 
+@cache
+def _say_that_headers_are_read(source: str, shards: int) -> None:
+    """Once a process: a command opens its splits several times."""
+    log.warning("%s has no manifest: reading the headers of %d shards (kdscale data index does it once)", source, shards)
+
+
 def _without_manifest(data: Data, name: str) -> Split:
     """Tars alone, indexed by their headers into a folder that lives as long as the split does."""
     paths, _ = shards_of(data.source, name)
@@ -164,9 +171,7 @@ def _without_manifest(data: Data, name: str) -> Split:
         raise DataError(
             f"{data.source} holds one set of shards for both splits: to evaluate on it set eval_split={data.train_split}"
         )
-    log.warning(
-        "%s has no manifest: reading the headers of %d shards (kdscale data index does it once)", data.source, len(paths)
-    )
+    _say_that_headers_are_read(data.source, len(paths))
     folder = Path(tempfile.mkdtemp(prefix="kdscale-index-"))
     try:
         index(data.source, split=name, crc=False, label=data.label, out=str(folder))

@@ -1,12 +1,14 @@
 """One word a step, by which every rank learns what happened to any rank: a data error, a signal, a loss that is not finite.
 
-No rank ever raises alone inside a step. On several ranks, and on a GPU, the verdict on a step is read one step later, so that
-nothing waits for it; ``settle`` reads it at once, and nothing is logged, evaluated or saved before it.
+No rank ever raises alone inside a step. On a GPU the verdict on a step is copied to the host behind the computation and read
+a step or two later, so that nothing waits for it; ``settle`` waits, and nothing is logged, evaluated or saved before it.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,39 +19,54 @@ from .faults import NonFinite, Signals
 from .parallel import Session
 
 MAX_SKIPPED = 10  # steps in a row
+BEHIND = 2  # verdicts that may be on their way
+
+
+@dataclass(slots=True)
+class Verdict:
+    """Whether a step was bad, on its way to the host; ``index``: the sample numbers of its micro-batches."""
+
+    step: int
+    flag: Tensor
+    index: list[Tensor]
+    event: torch.cuda.Event | None
+
+    def arrived(self) -> bool:
+        return self.event is None or bool(self.event.query())  # type: ignore[no-untyped-call]
+
+    def bad(self) -> bool:
+        if self.event is not None:
+            self.event.synchronize()
+        return bool(self.flag)
 
 
 class Agreement:
     def __init__(self, session: Session, signals: Signals, phase: str) -> None:
         self.session, self.signals, self.phase = session, signals, phase
         self.skipped = 0  # steps in a row
-        self._flag: Tensor | None = None  # of the last step: its loss or gradient was not finite
-        self._step = 0
-        self._batches: list[Batch] = []
-        self._lazy = session.size > 1 or session.device.type == "cuda"
+        self._verdicts: deque[Verdict] = deque()
 
     def before(self, fault: DataError | None) -> str | None:
         """Before a step computes: the signal that asks for a stop, if any rank saw one. Raises for what any rank met."""
-        mine = self.signals.asked
-        if self.session.size == 1:
-            if fault is not None:
-                raise fault
-            return mine
-        poisoned = torch.zeros((), device=self.session.device) if self._flag is None else self._flag
-        word = torch.tensor([fault is not None, mine is not None], dtype=torch.int32).to(self.session.device, non_blocking=True)
-        failed, stop, bad = self.session.most(torch.cat([word, poisoned.int().reshape(1)])).tolist()
-        if bad:
-            self._stop()
+        bad = self._read(wait=False)
+        failed, stop, poisoned = self.session.most_flags([fault is not None, self.signals.asked is not None, bad is not None])
+        if poisoned:
+            self._stop(bad)
         if failed:
             told = [text for text in self.session.all_of(str(fault) if fault else None) if text]
             raise DataError(told[0]) from fault
-        return next(s for s in self.session.all_of(mine) if s) if stop else None
+        return next(s for s in self.session.all_of(self.signals.asked) if s) if stop else None
 
     def judge(self, step: int, batches: list[Batch], total: Tensor, norm: Tensor | None) -> None:
-        """Notes the verdict on a step, before its weights move. On one CPU rank it is read at once."""
-        self._step, self._batches = step, batches
-        self._flag = ~total.isfinite() if norm is None else ~(total.isfinite() & norm.isfinite())
-        if not self._lazy:
+        """Notes the verdict on a step, before its weights move. One rank on the CPU reads it at once."""
+        flag = ~total.isfinite() if norm is None else ~(total.isfinite() & norm.isfinite())
+        event = None
+        if flag.is_cuda:
+            flag = flag.to("cpu", non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+        self._verdicts.append(Verdict(step, flag, [batch.index for batch in batches], event))
+        if self.session.size == 1 and event is None:
             self.settle()
 
     def skips(self, step: int, batches: list[Batch], norm: Tensor) -> bool:
@@ -59,22 +76,30 @@ class Agreement:
             return False
         self.skipped += 1
         if self.skipped >= MAX_SKIPPED:
-            self._step, self._batches = step, batches
-            self._stop()
+            self._stop(Verdict(step, norm, [batch.index for batch in batches], None), f" for the {MAX_SKIPPED}th time in a row")
         return True
 
     def settle(self) -> None:
-        """Waits for the verdict on the last step. A collective."""
-        if self._flag is not None:
-            flag, self._flag = self._flag.int(), None
-            if bool(self.session.most(flag)):
-                self._stop()
+        """Waits for every verdict. A collective."""
+        bad = self._read(wait=True)
+        if self.session.most_flags([bad is not None])[0]:
+            self._stop(bad)
 
-    def _stop(self) -> None:
-        mine = [int(i) for batch in self._batches for i in batch.index.tolist()]
-        indices = sorted(i for rank in self.session.all_of(mine) for i in rank)
+    def _read(self, wait: bool) -> Verdict | None:
+        """The first bad step among the verdicts that have arrived; all of them when waiting."""
+        while self._verdicts and (wait or len(self._verdicts) > BEHIND or self._verdicts[0].arrived()):
+            verdict = self._verdicts.popleft()
+            if verdict.bad():
+                return verdict
+        return None
+
+    def _stop(self, mine: Verdict | None, again: str = "") -> None:
+        told = self.session.all_of(None if mine is None else (mine.step, [int(i) for t in mine.index for i in t.tolist()]))
+        step = min(word[0] for word in told if word)
+        indices = sorted(i for word in told if word and word[0] == step for i in word[1])
         shown = ", ".join(map(str, indices[:16])) + (f" and {len(indices) - 16} more" if len(indices) > 16 else "")
+        cure = "" if again else ", or go on with nonfinite=skip"
         raise NonFinite(
-            f"the loss is not finite at step {self._step} of phase {self.phase!r} (samples {shown}); the last save is kept:"
-            " lower the learning rate, set optimizer.clip, or go on with nonfinite=skip"
+            f"the loss is not finite at step {step} of phase {self.phase!r}{again} (samples {shown}); the last save is kept:"
+            f" lower the learning rate or set optimizer.clip{cure}"
         )

@@ -15,7 +15,7 @@ from .describe import describe
 from .meter import Meter
 from .parallel import Session
 from .reporter import duration
-from .run import agree_on_start, judge_teachers
+from .run import agree_on_start, check_names, judge_teachers
 from .stage import Stage, build_stage
 
 WARM, TIMED = 1, 2
@@ -30,10 +30,11 @@ def check(recipe: Recipe, session: Session, say: Callable[[str], None]) -> None:
     for number, phase in enumerate(recipe.phases):
         stage = build_stage(recipe, number, session, None)
         agree_on_start(stage, stage.train_split.info.identity + digest(to_plain(recipe)))
+        check_names(stage)
         for text in stage.warnings:
             say(f"warning: {text}")
         if not any(isinstance(source, FromPhase) for source in phase.networks.values()):
-            judge_teachers(stage, _Saying(say), None)
+            judge_teachers(stage, _Saying(say))
         seconds, waited = timed_step(stage)
         whole = seconds * stage.plan.total_steps
         total += whole

@@ -100,15 +100,23 @@ def _verify(path: Path, described: dict[str, Any]) -> None:
         raise RunError(f"{path} does not hold what was saved (sha256 differs)")
 
 
-def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest save that is whole; each damaged one before it is told to ``warn`` and passed over."""
+def newest(folder: Path, warn: Callable[[str], None], family: str | None = None) -> Path | None:
+    """The newest whole save of a run (of ``family``); each damaged one before it is told to ``warn``, passed over and removed
+    once a whole one is found, so that it can never be counted among those to keep."""
+    damaged: list[Path] = []
     for path in reversed(all_saves(folder)):
         try:
-            for name, described in read_facts(path)["files"].items():
+            facts = read_facts(path)
+            if family is not None and facts.get("family") != family:
+                raise RunError(f"{path} is a save of another recipe")
+            for name, described in facts["files"].items():
                 _verify(path / name, described)
         except RunError as error:
             warn(f"{error}; going back to the save before it")
+            damaged.append(path)
             continue
+        for other in damaged:
+            _remove(other)
         return path
     return None
 

@@ -25,35 +25,43 @@ Answer = Callable[[Batch], dict[str, Tensor]]
 def score(answer: Answer, batches: Iterable[Batch], task: Task, info: DatasetInfo, session: Session, whole: bool) -> Scores:
     """Scores by name of answer; the same on every rank. ``whole``: the batches must be the split, each sample once."""
     metric = task.metric(info)
-    for batch in batches:
-        metric.update(answer(batch), batch)
+
+    def count() -> None:
+        for batch in batches:
+            metric.update(answer(batch), batch)
+
+    session.together(count)
     return metric.result(session.total, info.samples if whole else None)
 
 
 def split_batches(split: Any, data: Data, session: Session, indices: np.ndarray[Any, Any] | None = None) -> Iterable[Batch]:
     return evaluation_batches(
-        split, data, rank=session.rank, ranks=session.size, device=session.device, workers=data.workers, indices=indices
+        split,
+        data,
+        rank=session.rank,
+        ranks=session.size,
+        device=session.device,
+        workers=data.workers,
+        indices=indices,
+        local_ranks=session.local_size,
     )
 
 
 def evaluate_stage(stage: Stage) -> Scores:
     """What the distiller answers (student, shadow ...) and, beside them, the student under its EMA weights as ``ema``."""
-    module = stage.distiller
-    module.eval()
+
+    def answer(batch: Batch) -> dict[str, Tensor]:
+        said: dict[str, Tensor] = stage.wrapped(batch)
+        if stage.ema and "student" in said:
+            with stage.ema.swapped():  # images are read once: swapping the weights costs less than decoding again
+                said = {**said, "ema": stage.wrapped(batch)["student"]}
+        return said
+
+    stage.distiller.eval()
     try:
-        scores = score(stage.wrapped, split_batches(stage.eval_split, stage.data, stage.session), *_where(stage), whole=True)
-        if stage.ema:
-            with stage.ema.swapped():
-                averaged = score(
-                    lambda batch: {"ema": stage.wrapped(batch)["student"]},
-                    split_batches(stage.eval_split, stage.data, stage.session),
-                    *_where(stage),
-                    whole=True,
-                )
-            scores |= averaged
+        return score(answer, split_batches(stage.eval_split, stage.data, stage.session), *_where(stage), whole=True)
     finally:
-        module.train()
-    return scores
+        stage.distiller.train()
 
 
 def evaluate_frozen(stage: Stage, held_out: int | None = None) -> Scores:

@@ -33,6 +33,10 @@ class SaveFailed(KdscaleError):
     code = FAULT
 
 
+class OutOfMemory(KdscaleError):
+    code = MEMORY
+
+
 class Signals:
     """While it lasts, SIGTERM and Ctrl-C ask for a stop at the end of the step; a second one within 5 s ends at once (76)."""
 

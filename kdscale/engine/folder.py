@@ -27,7 +27,8 @@ from .files import write_json, write_text
 from .lock import Lock
 
 OURS = {"recipe.json", "environment.json", "starts.jsonl", "metrics.jsonl", "log.txt", "verdict.json", "lock", "identity.json"}
-FOLDERS = {"checkpoints", "phases", "export", "best", "tracking", "shards"}
+FOLDERS = {"checkpoints", "phases", "export", "best", "tracking"}
+SHARDS = "shards"  # data that a run may lie beside; never removed
 LENGTHS = ("epochs", "steps")
 
 
@@ -37,6 +38,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lock = Lock(path / "lock")
+        self.family = ""  # of the recipe, whatever the length of its last phase: a save of another family is not ours
 
     @property
     def checkpoints(self) -> Path:
@@ -58,42 +60,57 @@ class Folder:
             if overwrite:
                 self._clear()
             said = self._compare(identity)
+            self.family = family(identity)
+            self._sweep()
+            write_json(self.path / "recipe.json", to_plain(recipe))
+            write_json(self.path / "identity.json", identity)
+            (self.path / "verdict.json").unlink(missing_ok=True)
+            self._note_start(digest(identity))
         except BaseException:
             self.lock.release()
             raise
-        checkpoint.sweep(self.checkpoints)
-        write_json(self.path / "recipe.json", to_plain(recipe))
-        write_json(self.path / "identity.json", identity)
-        (self.path / "verdict.json").unlink(missing_ok=True)
-        self._note_start(digest(identity))
         return said
+
+    def _sweep(self) -> None:
+        """Removes what killed processes left half-written. Under the lock."""
+        checkpoint.sweep(self.checkpoints)
+        for path in (*self.path.glob(".*.tmp-*"), *self.path.glob("phases/*/.*.tmp-*"), *self.path.glob(".best-*")):
+            path.unlink(missing_ok=True)
 
     def _refuse_foreign(self) -> None:
         present = {p.name for p in self.path.iterdir() if not p.name.startswith(".")}
-        foreign = present - OURS - FOLDERS
+        foreign = present - OURS - FOLDERS - {SHARDS}
         if foreign and not (self.path / "recipe.json").exists():
             raise RunError(
                 f"{self.path} holds files that are no run's ({', '.join(sorted(foreign)[:3])}): choose an empty folder for --out"
             )
 
     def _clear(self) -> None:
-        """Removes a former run's own files, and nothing else."""
-        for name in OURS - {"lock"}:
-            (self.path / name).unlink(missing_ok=True)
-        for name in FOLDERS:
+        """Removes a former run's own files, and nothing else; what says whose they were goes last."""
+        if not (self.path / "recipe.json").exists():
+            return
+        for name in sorted(FOLDERS):
             place = self.path / name
-            place.unlink() if place.is_symlink() else shutil.rmtree(place, ignore_errors=True)
+            if place.is_symlink():
+                place.unlink()
+            elif place.exists():
+                shutil.rmtree(place)
+        for name in (*sorted(OURS - {"lock", "identity.json"}), "identity.json"):
+            (self.path / name).unlink(missing_ok=True)
 
     def _compare(self, identity: dict[str, Any]) -> list[str]:
         kept = self.path / "identity.json"
-        if not kept.exists():
-            return []
-        changed = differences(json.loads(kept.read_text()), json.loads(json.dumps(identity)))
+        if not kept.exists() or not (checkpoint.all_saves(self.checkpoints) or any(self.path.glob("phases/*/*.safetensors"))):
+            return []  # a start that left nothing has nothing to lose
+        before = json.loads(kept.read_text())
+        changed = differences(before, json.loads(json.dumps(identity)))
+        if len(before["phases"]) != len(identity["phases"]):
+            changed = [("the number of phases", len(before["phases"]), len(identity["phases"]))]
         last = f"phases.{len(identity['phases']) - 1}."
         extended = [c for c in changed if c[0] in {last + name for name in LENGTHS} and _longer(c[1], c[2])]
         refused = [c for c in changed if c not in extended]
         if refused:
-            told = "; ".join(f"{path} was {old!r}, is {new!r}" for path, old, new in refused[:6])
+            told = "; ".join(f"{path} was {short(old)}, is {short(new)}" for path, old, new in refused[:6])
             more = f" and {len(refused) - 6} more" if len(refused) > 6 else ""
             raise RunError(
                 f"{self.path} is the run of another recipe: {told}{more}; set it back, choose another --out, or give --overwrite to begin anew"
@@ -111,7 +128,15 @@ class Folder:
 
     def verdict(self, code: int, reason: str, **facts: Any) -> None:
         """How the run ended: launchers turn every exit code into 1, so scripts read this file."""
-        write_json(self.path / "verdict.json", {"code": code, "reason": reason, "time": time.time(), **facts})
+        try:
+            write_json(self.path / "verdict.json", {"code": code, "reason": reason, "time": time.time(), **facts})
+        except OSError as error:  # a full disk must not hide why the run ended
+            sys.stderr.write(f"{self.path / 'verdict.json'} could not be written: {error}\n")
+
+    def best_step(self) -> int:
+        """Global step of the save that ``best`` points to; -1 where there is none."""
+        best = self.path / "best"
+        return checkpoint.step_of(Path(os.readlink(best))) if best.is_symlink() else -1
 
     def point_best(self, save: Path) -> None:
         """``best`` becomes a link to a checkpoint."""
@@ -119,6 +144,17 @@ class Folder:
         aside.unlink(missing_ok=True)
         aside.symlink_to(Path("checkpoints") / save.name)
         os.replace(aside, self.path / "best")
+
+
+def family(identity: dict[str, Any]) -> str:
+    """Digest of an identity less the length of its last phase, which an extension changes."""
+    *phases, last = identity["phases"]
+    return digest({**identity, "phases": [*phases, {k: v for k, v in last.items() if k not in LENGTHS}]})
+
+
+def short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _longer(old: Any, new: Any) -> bool:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import RunError
-from . import checkpoint
 from .checkpoint import Save
+from .faults import SaveFailed
 from .files import write_tensors
 from .folder import Folder
 from .meter import Meter
@@ -30,6 +29,7 @@ class Memory:
     history: list[dict[str, Any]] = field(default_factory=list)  # evaluation lines of this phase
     best: float | None = None
     best_step: int | None = None  # global
+    kept: list[int] = field(default_factory=list)  # global steps of saves that stay for good
     skipped: int = 0  # steps skipped for a non-finite loss
     seconds: float = 0.0  # of training, over all starts
 
@@ -132,8 +132,11 @@ def write_phase_file(stage: Stage, folder: Folder, name: str, memory: Memory) ->
 
     def write() -> None:
         path = folder.phase_path(stage.number, stage.phase.name)
-        path.mkdir(parents=True, exist_ok=True)
-        write_tensors(path / f"{name}.safetensors", tensors, metadata)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_tensors(path / f"{name}.safetensors", tensors, metadata)
+        except OSError as error:
+            raise SaveFailed(f"{path / name}.safetensors could not be written ({error}): make room and start again") from None
 
     stage.session.once(write)
 
@@ -144,7 +147,3 @@ def role_prefixes(stage: Stage) -> dict[str, str]:
     roles = {role: f"{names[id(n)]}.body." for role, n in stage.trained.items() if id(n) in names}
     roles["student"] = f"{names[id(student_of(stage.distiller))]}.body."
     return roles
-
-
-def load_save(folder: Folder, path: str | None) -> Save | None:
-    return checkpoint.read(Path(path)) if path else None

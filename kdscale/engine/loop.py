@@ -57,11 +57,12 @@ class Loop:
         progress = stage.progress(step)
         rate = stage.begin_step(progress, self.upkeep.plateau_history())
         total = torch.zeros((), device=stage.session.device, dtype=torch.float64)
+        buffers = self._kept_buffers()
         for number, batch in enumerate(micro):
             taught = stage.teach(batch)
             losses = stage.wrapped.accumulate(batch, taught, 1.0 / len(micro), last=number == len(micro) - 1)
             total += self.meter.add(losses)
-        if self._update(step, micro, total):
+        if self._update(step, micro, total, buffers):
             stage.distiller.after_step(progress)  # type: ignore[operator]
             if stage.ema:
                 stage.ema.update()
@@ -79,10 +80,16 @@ class Loop:
 
     def _leave(self, signal: str) -> None:
         self.agreement.settle()
-        self.upkeep.save()
+        self.upkeep.save_or_fail()
         raise Stopped(signal)
 
-    def _update(self, step: int, micro: list[Batch], total: Tensor) -> bool:
+    def _kept_buffers(self) -> dict[str, Tensor]:
+        """Where a step may be skipped: its forward must leave no trace in running statistics either."""
+        if self.stage.recipe.nonfinite != "skip":
+            return {}
+        return {name: buffer.clone() for name, buffer in self.stage.distiller.named_buffers()}
+
+    def _update(self, step: int, micro: list[Batch], total: Tensor, buffers: dict[str, Tensor]) -> bool:
         """Clips and moves the weights. False when the step is skipped for a gradient that is not finite."""
         wrapped, clip = self.stage.wrapped, self.stage.phase.optimizer.clip
         skipping = self.stage.recipe.nonfinite == "skip"
@@ -91,6 +98,8 @@ class Loop:
             self.agreement.judge(step, micro, total, norm)
         elif norm is not None and self.agreement.skips(step, micro, norm):
             wrapped.zero_grad()
+            for name, buffer in self.stage.distiller.named_buffers():
+                buffer.copy_(buffers[name])
             self.memory.skipped += 1
             self.meter.reset()
             self.reporter.say(f"step {step} is skipped: its gradient is not finite ({self.memory.skipped} skipped so far)")

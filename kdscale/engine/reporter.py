@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,41 +83,55 @@ class Journal(Silent):
     """``metrics.jsonl``, one object a line, and ``log.txt``."""
 
     def __init__(self, folder: Path) -> None:
-        self._metrics = (folder / "metrics.jsonl").open("a")
-        self._log = (folder / "log.txt").open("a")
+        self._files = {name: (folder / name).open("ab", buffering=0) for name in ("metrics.jsonl", "log.txt")}
+        self._held = dict.fromkeys(self._files, b"")  # what a full disk refused; it goes out before the next line
 
     def say(self, text: str) -> None:
-        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-        self._log.flush()
+        self._write("log.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S%z')} {text}\n")
 
     def phase(self, facts: dict[str, Any]) -> None:
         self.say(phase_text(facts))
 
     def train(self, line: dict[str, Any]) -> None:
-        self._write({"event": "train", **line})
+        self._metric({"event": "train", **line})
         self.say(train_text(line))
 
     def evaluation(self, line: dict[str, Any]) -> None:
-        self._write({"event": "evaluation", **line})
+        self._metric({"event": "evaluation", **line})
         self.say(evaluation_text(line))
 
-    def _write(self, plain: dict[str, Any]) -> None:
-        self._metrics.write(json.dumps(plain) + "\n")
-        self._metrics.flush()
+    def _metric(self, plain: dict[str, Any]) -> None:
+        self._write("metrics.jsonl", json.dumps(strict(plain), allow_nan=False) + "\n")
+
+    def _write(self, name: str, line: str) -> None:
+        self._held[name] += line.encode()
+        with suppress(OSError):
+            while self._held[name]:
+                self._held[name] = self._held[name][self._files[name].write(self._held[name]) :]
 
     def close(self) -> None:
-        self._metrics.close()
-        self._log.close()
+        for file in self._files.values():
+            with suppress(OSError):
+                file.close()
 
 
-def cut_back(path: Path, step: int) -> None:
-    """Drops the lines of ``metrics.jsonl`` after global step ``step``, and a last line that a killed process left half-written."""
+def strict(plain: Any) -> Any:
+    """The same with ``null`` for numbers that JSON has not."""
+    if isinstance(plain, dict):
+        return {name: strict(value) for name, value in plain.items()}
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
+
+
+def cut_back(path: Path, step: int, phases: Sequence[str] | None = None) -> None:
+    """Drops the lines of ``metrics.jsonl`` after global step ``step``, those of other phases than ``phases`` (a later phase tells
+    of its teachers before its first step), and a last line that a killed process left half-written."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text().splitlines():
         try:
-            if json.loads(line)["global_step"] <= step:
+            told = json.loads(line)
+            if told["global_step"] <= step and (phases is None or told["phase"] in phases):
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError):
             continue

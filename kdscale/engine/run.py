@@ -6,25 +6,28 @@ import gc
 import hashlib
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import __version__
-from ..errors import KdscaleError, RunError
+from ..errors import KdscaleError, RecipeError, RunError
 from ..networks import default_floor, weights_files
-from ..recipe import FromPhase, Model, Recipe, resolve, to_plain
+from ..recipe import FromPhase, Model, Plateau, Recipe, resolve, to_plain
+from ..recipe.paths import nearest
 from ..recipe.resolve import digest, identity, phase_data
 from . import checkpoint, faults
 from .evaluation import evaluate_frozen
 from .faults import Signals, Stopped
-from .files import sha256, write_json
+from .files import sha256
 from .folder import Folder
 from .keeper import Memory, restore
 from .loop import Loop
 from .meter import Meter
 from .parallel import Session
+from .phase_file import PhaseFile
 from .reporter import Journal, Reporter, Several, Silent, cut_back
 from .stage import Stage, build_stage, open_data
 from .upkeep import Upkeep
@@ -77,12 +80,13 @@ def _held(
     recipe: Recipe, folder: Folder, session: Session, reporters: ReporterFactory, signals: Signals, said: list[str]
 ) -> int:
     """The run while its folder is ours: every way to end leaves a verdict."""
-    start = session.once(lambda: _newest(folder, said))
-    if session.main:
-        cut_back(folder.path / "metrics.jsonl", checkpoint.step_of(Path(start)) if start else 0)
-    reporter: Reporter = Several([Journal(folder.path), *reporters(recipe, folder.path)]) if session.main else Silent()
+    start = session.once(lambda: _newest(folder, said, recipe))
+    reporter: Reporter = Silent()
     code, reason = faults.FAULT, "ended without a word"
     try:
+        reporter = session.together(
+            lambda: Several([Journal(folder.path), *reporters(recipe, folder.path)]) if session.main else Silent()
+        )
         for text in said:
             reporter.say(text)
         _phases(recipe, folder, session, reporter, signals, Path(start) if start else None)
@@ -90,14 +94,15 @@ def _held(
     except Stopped as stop:
         code, reason = faults.STOPPED, f"{stop} asked for a stop; saved: the same command continues"
         reporter.say(reason)
+    except torch.cuda.OutOfMemoryError as error:
+        fault = faults.OutOfMemory(
+            f"the device is out of memory: double machine.accumulate ({recipe.machine.accumulate}) or use a smaller batch"
+        )
+        code, reason = fault.code, f"{fault} ({error})"
+        raise fault from error
     except KdscaleError as error:
         code, reason = error.code, str(error)
         raise
-    except torch.cuda.OutOfMemoryError as error:
-        code, reason = faults.MEMORY, f"out of memory: {error}"
-        raise KdscaleError(
-            f"the device is out of memory: double machine.accumulate ({recipe.machine.accumulate}) or use a smaller batch"
-        ) from error
     except BaseException as error:
         reason = "".join(traceback.format_exception_only(error)).strip()
         reporter.say(traceback.format_exc())
@@ -109,37 +114,55 @@ def _held(
     return code
 
 
-def _newest(folder: Folder, said: list[str]) -> str | None:
-    path = checkpoint.newest(folder.checkpoints, said.append)
+def _newest(folder: Folder, said: list[str], recipe: Recipe) -> str | None:
+    """The save to go on from; the journal is cut back to it."""
+    path = checkpoint.newest(folder.checkpoints, said.append, folder.family)
     if path is None and checkpoint.all_saves(folder.checkpoints):
         said.append("no save is whole: beginning anew")
+    phase = -1 if path is None else int(checkpoint.read_facts(path)["phase"])
+    names = [p.name for p in recipe.phases[: phase + 1]]
+    cut_back(folder.path / "metrics.jsonl", 0 if path is None else checkpoint.step_of(path), names)
     return str(path) if path else None
 
 
 def _phases(recipe: Recipe, folder: Folder, session: Session, reporter: Reporter, signals: Signals, start: Path | None) -> None:
     save = checkpoint.read(start) if start else None
     first = int(save.facts["phase"]) if save else 0
-    before = 0  # global steps of the phases that are done
+    done = 0  # global steps of the phases that are done
     for number in range(first, len(recipe.phases)):
-        stage = build_stage(recipe, number, session, folder)
+        stage = session.together(partial(build_stage, recipe, number, session, folder))
         meter = Meter(session)
-        memory = restore(stage, save, meter) if save else Memory(global_step=before)
+        memory = restore(stage, save, meter) if save else Memory(global_step=done)
+        save = None  # it is as large as the run itself
         upkeep = Upkeep(stage, memory, meter, folder, reporter)
         upkeep.last_save = start
-        start_phase(stage, memory, upkeep, reporter, folder)
+        start_phase(stage, memory, upkeep, reporter)
         if memory.step < stage.plan.total_steps:
             Loop(stage, memory, meter, reporter, upkeep, signals).run()
-        elif not (folder.phase_path(number, stage.phase.name) / "end.safetensors").exists():
-            upkeep.finish()
-        before, save, start = memory.global_step, None, upkeep.last_save
+        elif _end_step(folder, number, stage) != memory.step:
+            upkeep.finish()  # killed between the last save and the file of the phase's end
+        done, start = memory.global_step, upkeep.last_save
         stage.wrapped.release()
         del stage, upkeep
         gc.collect()
+        stop_between_phases(session, signals, last=number == len(recipe.phases) - 1)
 
 
-def start_phase(stage: Stage, memory: Memory, upkeep: Upkeep, reporter: Reporter, folder: Folder) -> None:
-    """Proves that the ranks hold the same thing, shows the phase, and judges the teachers before the first step."""
+def _end_step(folder: Folder, number: int, stage: Stage) -> int | None:
+    path = folder.phase_path(number, stage.phase.name) / "end.safetensors"
+    return PhaseFile(path).step if path.exists() else None
+
+
+def stop_between_phases(session: Session, signals: Signals, last: bool) -> None:
+    """The end of a phase is saved, so a stop that was asked for meanwhile need not wait for the next phase."""
+    if not last and session.most_flags([signals.asked is not None])[0]:
+        raise Stopped(next(s for s in session.all_of(signals.asked) if s))
+
+
+def start_phase(stage: Stage, memory: Memory, upkeep: Upkeep, reporter: Reporter) -> None:
+    """Proves that the ranks hold the same thing, shows the phase, and judges names and teachers before the first step."""
     agree_on_start(stage, stage.train_split.info.identity + digest(to_plain(stage.recipe)))
+    check_names(stage)
     for text in stage.warnings:
         reporter.say(f"warning: {text}")
     reporter.phase(
@@ -154,12 +177,26 @@ def start_phase(stage: Stage, memory: Memory, upkeep: Upkeep, reporter: Reporter
         }
     )
     if memory.step == 0:
-        judge_teachers(stage, reporter, folder)
+        judge_teachers(stage, reporter)
         if stage.recipe.evaluation.teachers:
             upkeep.evaluate_teachers()
 
 
-def judge_teachers(stage: Stage, reporter: Reporter, folder: Folder | None) -> dict[str, float]:
+def check_names(stage: Stage) -> None:
+    """Raises RecipeError where the recipe watches an answer or a score that evaluations of the phase will not have."""
+    names = stage.answers
+    asked = stage.recipe.evaluation.best_of
+    last = stage.number == len(stage.recipe.phases) - 1
+    if last and names and asked not in names:
+        raise RecipeError(f"evaluation.best_of: phase {stage.phase.name!r} has no answer {asked!r}; {nearest(asked, names)}")
+    schedule = stage.phase.schedule
+    if isinstance(schedule, Plateau):
+        known = [f"{name}.{score}" for name in names for score in ("top1", "top5", "loss")]
+        if schedule.metric not in known:
+            raise RecipeError(f"schedule.metric: there is no {schedule.metric!r} to watch; {nearest(schedule.metric, known)}")
+
+
+def judge_teachers(stage: Stage, reporter: Reporter) -> dict[str, float]:
     """Prints each teacher's accuracy on held-out images. Raises RunError below its floor."""
     scores = evaluate_frozen(stage, stage.data.held_out) if stage.data.held_out else {}
     for role, entry in scores.items():
@@ -172,10 +209,6 @@ def judge_teachers(stage: Stage, reporter: Reporter, folder: Folder | None) -> d
                 f"{role} {stage.frozen[role].name!r} has top1 {100 * entry['top1']:.2f} on {int(entry['count'])} held-out images, below its floor of"
                 f" {100 * floor:.2f}: wrong weights, classes or normalisation? to use it all the same, set networks.{role}.floor=0"
             )
-    if folder is not None and scores and stage.session.main:
-        write_json(folder.path / "phases" / f"teachers-{stage.number + 1:02d}.json", scores) if (
-            folder.path / "phases"
-        ).is_dir() else None
     return {role: entry["top1"] for role, entry in scores.items()}
 
 

@@ -47,6 +47,7 @@ class Stage:
     distiller: nn.Module
     groups: list[dict[str, Any]]
     ema: Ema | None
+    answers: tuple[str, ...]  # names of what evaluations measure
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -140,10 +141,14 @@ def build_stage(recipe: Recipe, number: int, session: Session, folder: Folder | 
         synchronise(distiller, session.world())
     take_carried(distiller, recipe, number, folder)
     place(distiller, frozen.values(), session, recipe)
+    answers = answer_names(distiller, train.info, session.device)
+    if recipe.machine.compile:
+        compile_networks(distiller, frozen.values())
     groups = parameter_groups(distiller, distiller.parts(), phase.optimizer)  # type: ignore[operator]
     ema = Ema(student_of(distiller), recipe.ema) if recipe.ema else None
     said = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-    return Stage(recipe, number, session, train, held, schedule, task, frozen, trained, distiller, groups, ema, said)
+    answers = (*answers, "ema") if ema and "student" in answers else answers
+    return Stage(recipe, number, session, train, held, schedule, task, frozen, trained, distiller, groups, ema, answers, said)
 
 
 def student_of(distiller: nn.Module) -> Network:
@@ -154,13 +159,27 @@ def student_of(distiller: nn.Module) -> Network:
 
 
 def place(distiller: nn.Module, frozen: Iterable[FrozenNetwork], session: Session, recipe: Recipe) -> None:
-    """Moves, lays out and compiles, in that order; compiling in place keeps the names of the state."""
     layout = torch.channels_last if recipe.machine.channels_last else torch.preserve_format
     for module in (distiller, *frozen):
         module.to(device=session.device, memory_format=layout)  # type: ignore[call-overload]
-    if recipe.machine.compile:
-        for network in {id(m): m for d in (distiller, *frozen) for m in d.modules() if isinstance(m, Network)}.values():
-            network.compile()
+
+
+def compile_networks(distiller: nn.Module, frozen: Iterable[FrozenNetwork]) -> None:
+    """In place, so that the names of the state stay as they are."""
+    for network in {id(m): m for d in (distiller, *frozen) for m in d.modules() if isinstance(m, Network)}.values():
+        network.compile()
+
+
+@torch.no_grad()
+def answer_names(distiller: nn.Module, info: DatasetInfo, device: torch.device) -> tuple[str, ...]:
+    """The names that evaluations will have, from one blank image; before compilation, which would specialise on it."""
+    one = torch.zeros(1, dtype=torch.int64, device=device)
+    blank = torch.zeros(1, 3, info.size, info.size, device=device)
+    distiller.eval()
+    try:
+        return tuple(distiller(Batch(blank, (info.mean, info.std), one, None, one, one, one, one == 0)))
+    finally:
+        distiller.train()
 
 
 def build_networks(

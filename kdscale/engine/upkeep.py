@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..recipe import FromPhase, Plateau
 from ..types import Progress
 from . import checkpoint
 from .evaluation import evaluate_frozen, evaluate_stage
-from .faults import SaveFailed
+from .faults import NonFinite, SaveFailed
 from .folder import Folder
 from .keeper import Memory, averaged_statistics, collect, write_phase_file
 from .meter import Meter
@@ -24,10 +26,9 @@ TRIES = 3  # saves that may fail in a row
 class Upkeep:
     def __init__(self, stage: Stage, memory: Memory, meter: Meter, folder: Folder, reporter: Reporter) -> None:
         self.stage, self.memory, self.meter, self.folder, self.reporter = stage, memory, meter, folder, reporter
-        self.last_save: Path | None = None
+        self.last_save: Path | None = None  # complete, of this run
         self.seconds = 0.0  # that the last call of run() took
         self._failed = 0
-        self._saved_at: int | None = None
         self._file_epochs = self._epochs_named_later()
 
     def plateau_history(self) -> list[float]:
@@ -39,19 +40,20 @@ class Upkeep:
         return [line[field] for line in self.memory.history if line["name"] == name]
 
     def due(self, step: int) -> bool:
-        return bool(self._evaluation_due(step) or self._save_due(step) or self._epoch_file_due(step))
+        return bool(self._evaluation_due(step) or self._save_due(step) or self._epoch_files_due(step))
 
     def run(self, step: int) -> None:
         """Whatever is due after step number ``step``: evaluation first, so that the save knows what it said."""
         started = time.perf_counter()
         improved = self.evaluate() if self._evaluation_due(step) else False
-        epoch = self._epoch_file_due(step)
-        if epoch:
+        # Files that later phases read come before the save: a run that is killed between the two writes them again.
+        for epoch in self._epoch_files_due(step):
             write_phase_file(self.stage, self.folder, f"epoch-{epoch}", self.memory)
+        if improved and self._best_named:
+            write_phase_file(self.stage, self.folder, "best", self.memory)
+        self._keep_for_good(step)
         if improved or self._save_due(step):
             self.save()
-        if improved:
-            self._mark_best()
         self.seconds = time.perf_counter() - started
 
     def _crossed(self, step: int, every: float) -> bool:
@@ -85,8 +87,10 @@ class Upkeep:
         self._best_named = any(source.at == "best" for source in sources)
         return {source.at for source in sources if isinstance(source.at, int)}
 
-    def _epoch_file_due(self, step: int) -> int | None:
-        return next((e for e in self._file_epochs if self.stage.plan.epoch_after(step) == e), None)
+    def _epoch_files_due(self, step: int) -> list[int]:
+        before = math.floor(self.stage.plan.epoch(step) + 1e-9)
+        after = self.stage.plan.epoch_after(step)
+        return [] if after is None else [e for e in sorted(self._file_epochs) if before < e <= after]
 
     def evaluate(self) -> bool:
         """Measures the split; True when the deciding answer is better than ever in this phase."""
@@ -133,14 +137,26 @@ class Upkeep:
         }
 
     def save(self) -> None:
-        """A complete save, or the reason why there is none; three failures in a row end the run, with the last save intact."""
-        if self._saved_at == self.memory.global_step:
-            return
-        save = collect(self.stage, self.memory, self.meter)
-        self.stage.session.once(lambda: self._write(save))
-        self._saved_at = self.memory.global_step
+        """A complete save, or the reason why there is none; three failures in a row end the run, with the last save intact.
 
-    def _write(self, save: checkpoint.Save) -> None:
+        Raises NonFinite for weights that are not finite: they are never saved.
+        """
+        if self.last_save is not None and checkpoint.step_of(self.last_save) == self.memory.global_step:
+            return
+        refuse_poison(self.stage, self.memory)
+        save = collect(self.stage, self.memory, self.meter)
+        save.facts["family"] = self.folder.family
+        self.last_save = self.stage.session.once(lambda: self._write(save))
+
+    def save_or_fail(self) -> None:
+        """Before the run is left: as often as a failing save may be tried."""
+        for _ in range(TRIES):
+            self.save()
+            if self.last_save is not None and checkpoint.step_of(self.last_save) == self.memory.global_step:
+                return
+
+    def _write(self, save: checkpoint.Save) -> Path | None:
+        """The save that now is the last complete one."""
         try:
             path = checkpoint.write(self.folder.checkpoints, self.memory.global_step, save)
         except OSError as error:
@@ -152,29 +168,29 @@ class Upkeep:
                 raise SaveFailed(
                     f"{TRIES} saves in a row failed ({error}); the last complete save is {self.last_save or 'none'}: make room and start again"
                 ) from None
-            return
-        self._failed, self.last_save = 0, path
-        kept = {self.memory.best_step or -1} | self._kept_for_good()
+            return self.last_save
+        self._failed = 0
+        if self.memory.best_step == self.memory.global_step:
+            self.folder.point_best(path)
+        kept = {self.memory.best_step or -1, *self.memory.kept, self.folder.best_step()}
         checkpoint.keep(self.folder.checkpoints, self.stage.recipe.checkpointing.keep, kept)
+        return path
 
-    def _kept_for_good(self) -> set[int]:
-        every = self.stage.recipe.checkpointing.keep_every_epochs
-        if every is None:
-            return set()
-        offset = self.memory.global_step - self.memory.step
-        steps = range(self.memory.step)
-        return {offset + s + 1 for s in steps if (e := self.stage.plan.epoch_after(s)) and e % every == 0}
-
-    def _mark_best(self) -> None:
-        if self._best_named:
-            write_phase_file(self.stage, self.folder, "best", self.memory)
-        if (
-            self.stage.session.main
-            and self.last_save is not None
-            and checkpoint.step_of(self.last_save) == self.memory.global_step
-        ):
-            self.folder.point_best(self.last_save)
+    def _keep_for_good(self, step: int) -> None:
+        every, epoch = self.stage.recipe.checkpointing.keep_every_epochs, self.stage.plan.epoch_after(step)
+        if every is not None and epoch is not None and epoch % every == 0:
+            self.memory.kept.append(self.memory.global_step)
 
     def finish(self) -> None:
         """The end of the phase: its own file, which later phases and the export read."""
         write_phase_file(self.stage, self.folder, "end", self.memory)
+
+
+def refuse_poison(stage: Stage, memory: Memory) -> None:
+    """A finite loss can have a gradient that is not: what it made of the weights must not replace a save that can be used."""
+    norms = torch._foreach_norm([p.detach() for p in stage.distiller.parameters()])
+    if not bool(torch.stack([n.float() for n in norms]).isfinite().all()):
+        raise NonFinite(
+            f"the weights are not finite after step {memory.step - 1} of phase {stage.phase.name!r}; the last save is kept:"
+            " lower the learning rate, set optimizer.clip, or go on with nonfinite=skip"
+        )

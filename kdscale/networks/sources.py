@@ -76,10 +76,7 @@ def weights_files(model: Model) -> list[Path]:
 def _of_folder(model: Model) -> Source | None:
     folder = Path(model.name.removeprefix(LOCAL))
     if not (folder / "config.json").is_file():
-        if model.name.startswith(LOCAL) or folder.is_dir() or model.name.startswith(("/", "./", "../")):
-            raise NetworkError(
-                f"{str(folder)!r} is no folder with a config.json: give a folder of timm's, transformers' or kdscale's form"
-            )
+        _refuse_path(model.name, folder)
         return None
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -101,6 +98,18 @@ def _of_folder(model: Model) -> Source | None:
     return Source(kind=kind, name=name, tag=tag, folder=folder, load="folder", pinned=True, config=config)
 
 
+def _refuse_path(name: str, folder: Path) -> None:
+    """A name that can only be a path is not looked for among the architectures."""
+    if folder.exists() and (folder.is_dir() or "/" in name or name.startswith(LOCAL)):
+        raise NetworkError(
+            f"{str(folder)!r} is no folder with a config.json: give a folder of timm's, transformers' or kdscale's form"
+        )
+    if name.startswith(LOCAL) or ("/" in name and not name.startswith(HUB)):
+        raise NetworkError(
+            f"there is no folder {str(folder)!r}: make one of a run with kdscale export, or give a network of timm's by its name"
+        )
+
+
 def _check_known(name: str, kind: Kind, folder: Path) -> None:
     import timm
 
@@ -116,7 +125,7 @@ def _of_name(model: Model) -> Source:
     name, _, tag = model.name.removeprefix(HUB).partition(".")
     if not timm.is_model(name):
         raise NetworkError(f"there is no network {model.name!r}: {nearest(name)}")
-    tags = timm.list_pretrained(f"{name}.*") + timm.list_pretrained(name)
+    tags = list(dict.fromkeys(timm.list_pretrained(f"{name}.*") + timm.list_pretrained(name)))  # one tag is found by both
     if tag and f"{name}.{tag}" not in tags:
         raise NetworkError(f"timm knows no weights {name}.{tag}: its tags are {', '.join(_tags(tags)) or 'none'}")
     pinned = model.name.startswith(HUB) or model.weights == "pretrained"

@@ -16,6 +16,7 @@ from .networks import FromPhase, Model, Source
 from .optim import SGD, AdamW, Constant, Optimizer, Schedule
 
 ROLE = re.compile(r"(student|teacher|peer|assistant)[0-9]*")
+PHASE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
 @value
@@ -77,6 +78,14 @@ class Phase:
     def _one_length(self) -> Any:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"a phase has either epochs or steps (epochs={self.epochs}, steps={self.steps}): give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _name_of_a_folder(self) -> Any:
+        if self.name and not PHASE_NAME.fullmatch(self.name):
+            raise ValueError(
+                f"a phase's name is a folder's, and {self.name!r} is none: use letters, digits, '_', '-' and '.', the last not first"
+            )
         return self
 
 

@@ -1,7 +1,8 @@
 """``path=value`` on the command line, typed by the field's own annotation.
 
 A path walks fields, roles and phases (by name or number): ``phases.student.optimizer.lr=1e-3``. In a recipe of one phase
-the words ``phases.0.`` may be left out. A number after ``+`` is added to what the recipe says (``epochs=+50``).
+the words ``phases.0.`` may be left out. A number after ``+`` is added to what the recipe says (``epochs=+50``). A bare word
+is a kind where there are kinds (``optimizer=sgd``), and a network's name where a network is wanted.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import RecipeError
+from .copies import follow
 from .core import Phase, Recipe
+from .faults import kinds, misfit
 from .method import Method
-from .networks import Source
+from .networks import Model, Source
 
 
 def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
@@ -26,7 +29,7 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
             raise RecipeError(f"{assignment!r} is not of the form path=value, as in epochs=100")
-        recipe = _set(recipe, _whole_path(recipe, path.split(".")), [], text)
+        recipe = follow(recipe, _set(recipe, _whole_path(recipe, path.split(".")), [], text))
     return recipe
 
 
@@ -46,7 +49,9 @@ def _set(node: Any, parts: list[str], done: list[str], text: str) -> Any:
     head, rest = parts[0], parts[1:]
     if isinstance(node, tuple) and done == ["phases"]:
         place = _phase_place(node, head)
-        return (*node[:place], _set(node[place], rest or [""], [*done, head], text), *node[place + 1 :])
+        if not rest:
+            raise RecipeError(f"phases.{head} is a whole phase: set a field of it, as in phases.{head}.epochs=100")
+        return (*node[:place], _set(node[place], rest, [*done, head], text), *node[place + 1 :])
     if isinstance(node, Mapping):
         return _set_in_mapping(node, head, rest, done, text)
     if not dataclasses.is_dataclass(node) or isinstance(node, type):
@@ -93,9 +98,9 @@ def _set_in_mapping(node: Mapping[str, Any], head: str, rest: list[str], done: l
     given = _literal(text)
     if done[-1] == "networks":
         old = node[head]
-        if isinstance(given, str) and hasattr(old, "name"):  # a plain name keeps the role's other settings
-            return {**node, head: dataclasses.replace(old, name=given)}
-        return {**node, head: _validated(TypeAdapter(Source), given, where)}
+        if isinstance(given, str):  # a plain name keeps the role's other settings
+            return {**node, head: dataclasses.replace(old, name=given) if isinstance(old, Model) else Model(given)}
+        return {**node, head: _validated(Source, given, where)}
     return {**node, head: given}
 
 
@@ -104,12 +109,12 @@ def _parse(owner: type, name: str, old: Any, text: str, where: str) -> Any:
     if text.startswith("+") and isinstance(old, (int, float)) and not isinstance(old, bool):
         step = _literal(text[1:])
         if isinstance(step, (int, float)):
-            return _validated(TypeAdapter(hint), old + step, where)
+            return _validated(hint, old + step, where)
     given = _literal(text)
-    if isinstance(given, str) and name == "method":
+    if isinstance(given, str) and (name == "method" or kinds(hint)):
         given = {"kind": given}
     try:
-        return _validated(TypeAdapter(hint), given, where)
+        return _validated(hint, given, where)
     except RecipeError:
         if isinstance(given, str) or given is None:
             raise
@@ -132,28 +137,23 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _validated(adapter: TypeAdapter[Any], given: Any, where: str) -> Any:
+def _validated(hint: Any, given: Any, where: str) -> Any:
     try:
-        return adapter.validate_python(given)
+        return TypeAdapter(hint).validate_python(given)
     except ValidationError as error:
-        allowed: list[str] = []
-        for fault in error.errors(include_url=False):
-            message = fault["msg"].removeprefix("Value error, ").replace("Input should be ", "")
-            if message not in allowed:
-                allowed.append(message)
-        raise RecipeError(f"{where}: {given!r} does not fit; allowed: {' or '.join(allowed)}") from None
+        raise RecipeError(misfit(error, given, where, hint)) from None
 
 
 def _replaced(node: Any, changes: dict[str, Any], where: str) -> Any:
     try:
         return dataclasses.replace(node, **changes)
     except ValidationError as error:
-        text = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-        raise RecipeError(f"{where}: {text}") from None
+        raise RecipeError(misfit(error, changes[where.rpartition(".")[2]], where)) from None
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """'nearest: a, b' of the known names, or the whole list where it is short."""
+    known = list(dict.fromkeys(known))
     near = difflib.get_close_matches(name, known, 3, 0.5)
     if near:
         return f"nearest: {', '.join(near)}"

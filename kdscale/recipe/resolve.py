@@ -20,7 +20,7 @@ NOT_IDENTITY_DATA = ("source", "workers", "prefetch", "verify", "eval_batch", "h
 def resolve(recipe: Recipe) -> Recipe:
     """Phases expanded and named, each with its own data, networks and learning rate. Idempotent.
 
-    Raises RecipeError where a phase asks for a role or an earlier phase that does not exist.
+    Raises RecipeError where a phase asks for a role that nobody plays, or for what no earlier phase leaves behind.
     """
     parts: list[Phase] = []
     for number, phase in enumerate(recipe.phases):
@@ -31,11 +31,11 @@ def resolve(recipe: Recipe) -> Recipe:
         parts.extend(named.method.phases(named))
     done: list[Phase] = []
     for part in parts:
-        done.append(_resolve_phase(recipe, part, [p.name for p in done]))
+        done.append(_resolve_phase(recipe, part, done))
     return dataclasses.replace(recipe, phases=tuple(done))
 
 
-def _resolve_phase(recipe: Recipe, phase: Phase, earlier: list[str]) -> Phase:
+def _resolve_phase(recipe: Recipe, phase: Phase, earlier: list[Phase]) -> Phase:
     data = phase.data or recipe.data
     if phase.batch is not None:
         data = dataclasses.replace(data, batch=phase.batch)
@@ -51,15 +51,37 @@ def _resolve_phase(recipe: Recipe, phase: Phase, earlier: list[str]) -> Phase:
             )
     networks = {role: networks[role] for role in wanted}
     for role, source in networks.items():
-        if isinstance(source, FromPhase) and source.phase not in earlier:
-            known = ", ".join(earlier) or "none"
-            raise RecipeError(
-                f"phase {phase.name!r}: {role} comes from phase {source.phase!r}, which is not before it; before it: {known}"
-            )
+        if isinstance(source, FromPhase):
+            _check_source(phase.name, role, source, earlier)
+    if phase.carry and not earlier:
+        raise RecipeError(
+            f"phase {phase.name!r} carries {', '.join(phase.carry)} from the phase before it, and it is the first: leave carry out"
+        )
     optimizer = phase.optimizer
     if optimizer.per is not None:
         optimizer = dataclasses.replace(optimizer, lr=optimizer.lr * data.batch / optimizer.per, per=None)
     return dataclasses.replace(phase, data=data, batch=data.batch, networks=networks, optimizer=optimizer)
+
+
+def _check_source(phase: str, role: str, source: FromPhase, earlier: list[Phase]) -> None:
+    """That ``source`` names a network which an earlier phase trains, at an epoch which that phase reaches."""
+    before = next((p for p in earlier if p.name == source.phase), None)
+    if before is None:
+        known = ", ".join(p.name for p in earlier) or "none"
+        raise RecipeError(
+            f"phase {phase!r}: {role} comes from phase {source.phase!r}, which is not before it; before it: {known}"
+        )
+    trained = before.method.needs().trained
+    if source.role not in trained:
+        raise RecipeError(
+            f"phase {phase!r}: {role} is the {source.role} of phase {source.phase!r}, which trains no such role;"
+            f" set role= to one that it trains: {', '.join(trained)}"
+        )
+    if isinstance(source.at, int) and before.epochs is not None and source.at > before.epochs:
+        raise RecipeError(
+            f"phase {phase!r}: {role} is taken after epoch {source.at} of phase {source.phase!r}, which has {before.epochs:g};"
+            " set at= to an epoch that it reaches, 'end' or 'best'"
+        )
 
 
 def phase_data(phase: Phase) -> Data:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import RecipeError
 from .core import Recipe
+from .faults import misfit
 
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)
 
@@ -24,7 +25,7 @@ def from_plain(plain: Any) -> Recipe:
     try:
         return _ADAPTER.validate_python(plain)
     except ValidationError as error:
-        raise RecipeError(explain(error)) from None
+        raise RecipeError(misfit(error, plain)) from None
 
 
 def to_json(recipe: Recipe) -> str:
@@ -49,13 +50,3 @@ def from_yaml(text: str) -> Recipe:
     except yaml.YAMLError as error:
         raise RecipeError(f"not YAML: {' '.join(str(error).split())}") from None
     return from_plain(plain)
-
-
-def explain(error: ValidationError) -> str:
-    """The first fault of a validation, in one line."""
-    fault = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in fault["loc"] if not str(part).startswith("function-"))
-    message = fault["msg"].removeprefix("Value error, ")
-    given = fault.get("input")
-    shown = "" if isinstance(given, dict) or "ArgsKwargs" in repr(type(given)) else f" (given: {given!r})"
-    return f"{place}: {message}{shown}" if place else f"{message}{shown}"

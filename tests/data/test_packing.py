@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,7 @@ def test_pictures_that_do_not_decode(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "src", 6)
     bad = root / "ant" / "img 0.jpg"
     bad.write_bytes(bad.read_bytes()[:400])
-    with pytest.raises(DataError, match=r"img 0.jpg cannot be decoded .*mend it, or pack with skip_bad"):
+    with pytest.raises(DataError, match=r"img 0.jpg cannot be decoded .*mend it, or pack with --skip-bad"):
         pack(str(root), str(tmp_path / "out"), split="train")
     report = pack(str(root), str(tmp_path / "out2"), split="train", skip_bad=True)
     assert report.samples == 5
@@ -135,8 +136,15 @@ def test_arrays_from_files(tmp_path: Path, form: str) -> None:
 
 def test_pickles_and_wrong_arrays_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "objects.npy", np.array([{"a": 1}], object))
-    with pytest.raises(DataError, match="neither an image folder nor arrays"):
-        pack(str(tmp_path / "objects.npy"), str(tmp_path / "out"), split="train")
+    np.savez(tmp_path / "objects.npz", x=np.array([{"a": 1}], object), y=np.zeros(1, int))
+    (tmp_path / "pickled.npz").write_bytes(pickle.dumps({"a": 1}))
+    np.savez(tmp_path / "whole.npz", x=np.zeros((9, 9, 9), np.uint8), y=np.zeros(9, int))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:700])
+    (tmp_path / "empty.npy").touch()
+    for name in ("objects.npy", "objects.npz", "pickled.npz", "cut.npz", "empty.npy"):
+        with pytest.raises(DataError, match=f"{name} is neither an image folder nor whole arrays .*give a folder") as caught:
+            pack(str(tmp_path / name), str(tmp_path / "out"), split="train")
+        assert "allow_pickle" not in str(caught.value)
     with pytest.raises(DataError, match=r"float64 \(2, 4, 4, 3\)"):
         pack_arrays(np.zeros((2, 4, 4, 3)), np.zeros(2, int), tmp_path / "out", split="train")
     with pytest.raises(DataError, match=r"label 9 of images is outside 0..1 \(2 classes\)"):

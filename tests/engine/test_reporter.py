@@ -46,7 +46,7 @@ def test_each_line_is_one_object_and_no_digit_is_lost(tmp_path: Path) -> None:
     assert read(tmp_path) == [{"event": "train", **TRAIN}, {"event": "evaluation", **EVALUATION}], "not there before the end"
     written.close()
     text = (tmp_path / "log.txt").read_text()
-    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in text.splitlines())
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d{4} ", line) for line in text.splitlines())
     assert "student step 7/40" in text
     assert "shadow: top1 33.33" in text
 
@@ -99,7 +99,9 @@ def test_a_loss_that_is_no_number_is_still_a_line(tmp_path: Path) -> None:
     written = Journal(tmp_path)
     written.train(TRAIN | {"loss": math.nan, "losses": {"ce": math.inf}, "eta": math.inf})
     written.close()
-    assert math.isnan(read(tmp_path)[0]["loss"])
+    line = read(tmp_path)[0]
+    assert line["loss"] is None, "JSON has no NaN"
+    assert line["losses"] == {"ce": None}
     assert "ETA ?" in (tmp_path / "log.txt").read_text()
 
 
@@ -137,3 +139,13 @@ def test_a_reporter_that_fails_is_left_out_and_the_others_go_on(capsys: pytest.C
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_lines_of_a_phase_that_the_save_does_not_know_are_cut(tmp_path: Path) -> None:
+    """A later phase tells of its teachers at the global step of the save that ended the one before."""
+    written = Journal(tmp_path)
+    for phase in ("teacher", "student"):
+        written.evaluation(EVALUATION | {"phase": phase, "global_step": 7})
+    written.close()
+    cut_back(tmp_path / "metrics.jsonl", 7, ["teacher"])
+    assert [line["phase"] for line in read(tmp_path)] == ["teacher"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from kdscale.errors import NetworkError
 from kdscale.networks import FrozenNetwork, Network, build_network
+from kdscale.networks.sources import find_source
 from kdscale.recipe import Model
 from tests.networks.making import PLAIN, TINY_DEIT, build, images, info, tiny_deit
 
@@ -103,8 +105,10 @@ def test_arguments_of_the_constructor() -> None:
         ("resnet20", {"drop": 0.1}, r"takes no args, drop or drop_path"),
         ("resnet18", {"args": {"depht": 3}}, r"cannot be built with .*depht"),
         ("vit_tiny_patch16_224", {"args": {"img_size": 30}}, r"cuts 30 pixels into patches of 16"),
-        ("./nowhere", {}, r"is no folder with a config.json"),
-        ("local-dir:nowhere", {}, r"is no folder with a config.json"),
+        (".", {}, r"is no folder with a config.json"),
+        ("./nowhere", {}, r"there is no folder 'nowhere': make one of a run with kdscale export, or give .* name"),
+        ("runs/wrn_40_2/export", {}, r"there is no folder 'runs/wrn_40_2/export': .*kdscale export"),
+        ("local-dir:nowhere", {}, r"there is no folder 'nowhere'"),
     ],
 )
 def test_what_is_refused(name: str, options: dict[str, object], message: str) -> None:
@@ -117,6 +121,15 @@ def test_an_ambiguous_name_is_told() -> None:
     with pytest.warns(UserWarning, match=r"tags.*a1_in1k.*write 'timm/resnet18.a1_in1k'"):
         network = build("resnet18", classes=1000, size=224, weights="pretrained", load=False)
     assert network.architecture.tag == "a1_in1k"
+
+
+def test_a_name_with_a_single_tag_is_not_ambiguous() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        source = find_source(Model("timm/deit_tiny_patch16_224"))
+    assert source.full_name == "deit_tiny_patch16_224.fb_in1k"
+    with pytest.raises(NetworkError, match=r"its tags are fb_in1k$"):
+        find_source(Model("timm/deit_tiny_patch16_224.nobody"))
 
 
 def test_a_pinned_name_without_its_weights_keeps_its_normalisation() -> None:

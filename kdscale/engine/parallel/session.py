@@ -10,7 +10,7 @@ import datetime
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,9 +18,11 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
+from ...errors import KdscaleError
 from ...types import World
 from . import preflight
 
+T = TypeVar("T")
 TIMEOUT = datetime.timedelta(minutes=20)  # above the stream's own stall limit, so that a data error is what gets told
 
 
@@ -33,6 +35,7 @@ class Session:
     size: int
     local_size: int
     device: torch.device
+    host_group: Any = None  # a gloo group where the main one is of a GPU
 
     @property
     def main(self) -> bool:
@@ -100,6 +103,33 @@ class Session:
             return value
         raise value
 
+    def together(self, work: Callable[[], T]) -> T:
+        """``work()`` on every rank (it must hold no collective); what fails on any rank is raised on all, in its own words."""
+        value: T | None = None
+        fault: Exception | None = None
+        try:
+            value = work()
+        except Exception as error:
+            fault = error
+        told = self.all_of(None if fault is None else (isinstance(fault, KdscaleError), str(fault), getattr(fault, "code", 70)))
+        failed = [(rank, word) for rank, word in enumerate(told) if word]
+        if not failed:
+            return value  # type: ignore[return-value]
+        if fault is not None:
+            raise fault
+        rank, (known, text, code) = failed[0]
+        theirs = KdscaleError(text if known else f"rank {rank} failed: {text}")
+        theirs.code = code
+        raise theirs
+
+    def most_flags(self, flags: list[bool]) -> list[bool]:
+        """Each flag, set where any rank set it. Goes through the CPU: the device is not waited for."""
+        if self.size == 1:
+            return flags
+        word = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(word, op=dist.ReduceOp.MAX, group=self.host_group)
+        return [bool(v) for v in word.tolist()]
+
     def world(self) -> World:
         return World(self.rank, self.size, self.gather, self.total)
 
@@ -122,6 +152,7 @@ def connect() -> Session:
         size=accelerator.num_processes,
         local_size=int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes)),
         device=accelerator.device,
+        host_group=dist.new_group(backend="gloo", timeout=TIMEOUT) if cuda and accelerator.num_processes > 1 else None,
     )
     preflight.after(session.size)
     return session
