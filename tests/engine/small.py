@@ -102,7 +102,13 @@ def environment() -> dict[str, str]:
 def kdscale(*words: str | Path, ranks: int = 1, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
     """Runs the command line in a process of its own."""
     done = subprocess.run(
-        command(*words, ranks=ranks), capture_output=True, text=True, check=False, env=environment(), timeout=300, stdin=subprocess.DEVNULL
+        command(*words, ranks=ranks),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+        timeout=300,
+        stdin=subprocess.DEVNULL,
     )
     if expect is not None:
         assert done.returncode == expect, done.stdout[-3000:] + done.stderr[-5000:]
@@ -111,7 +117,12 @@ def kdscale(*words: str | Path, ranks: int = 1, expect: int | None = 0) -> subpr
 
 def start(*words: str | Path, ranks: int = 1) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command(*words, ranks=ranks), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(), stdin=subprocess.DEVNULL
+        command(*words, ranks=ranks),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
     )
 
 
@@ -132,7 +143,9 @@ def lines(out: Path, event: str = "train") -> list[dict[str, Any]]:
 
 def losses(out: Path) -> list[tuple[Any, ...]]:
     """Everything in the train lines that must not depend on interruptions."""
-    return [(entry["phase"], entry["step"], entry["epoch"], entry["loss"], entry["losses"], entry["lr"]) for entry in lines(out)]
+    return [
+        (entry["phase"], entry["step"], entry["epoch"], entry["loss"], entry["losses"], entry["lr"]) for entry in lines(out)
+    ]
 
 
 def weights(out: Path, phase: str = "01-student") -> dict[str, Tensor]:

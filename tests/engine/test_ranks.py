@@ -39,7 +39,9 @@ def close(a: Path, b: Path, tolerance: float = 1e-5) -> None:
     for x, y in zip(mine, theirs, strict=True):
         assert x[1] == y[1]
         assert x[3] == pytest.approx(y[3], abs=tolerance)
-    assert [(e["name"], e["count"]) for e in small.lines(a, "evaluation")] == [(e["name"], e["count"]) for e in small.lines(b, "evaluation")]
+    assert [(e["name"], e["count"]) for e in small.lines(a, "evaluation")] == [
+        (e["name"], e["count"]) for e in small.lines(b, "evaluation")
+    ]
 
 
 def test_two_ranks_equal_one_with_drop_path_mixing_and_ema(two: tuple[Path, Path], tmp_path: Path) -> None:
@@ -54,7 +56,9 @@ def test_killed_on_two_ranks_it_continues_to_the_same_bits(two: tuple[Path, Path
     recipe, whole = two
     process = small.start("train", recipe, "--out", tmp_path / "out", ranks=2)
     small.wait_for_step(process, 8)
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
     for pid in (str(process.pid), *children):
         subprocess.run(["kill", "-9", pid], check=False)
     process.wait()
@@ -135,7 +139,20 @@ def test_a_batch_that_ranks_do_not_divide(data: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU accelerate launch does start two processes")
 def test_accelerate_launch_on_a_cpu_would_start_one_process_and_is_refused(data: Path, tmp_path: Path) -> None:
     path = small.write(tmp_path / "r.json", override(small.recipe(data), ["steps=2"]))
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "kdscale", "train", str(path), "--out", str(tmp_path / "out")]
+    words = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "-m",
+        "kdscale",
+        "train",
+        str(path),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     failed = subprocess.run(words, capture_output=True, text=True, check=False, env=small.environment(), timeout=120)
     told = [line for line in failed.stderr.splitlines() if line.startswith("kdscale:")]
     assert told == [

@@ -40,7 +40,17 @@ def same(a: Path, b: Path, phase: str = "01-student") -> None:
 def test_what_a_run_leaves(never_stopped: tuple[Path, Path]) -> None:
     _, out = never_stopped
     present = {p.name for p in out.iterdir()}
-    assert {"recipe.json", "environment.json", "starts.jsonl", "metrics.jsonl", "log.txt", "verdict.json", "checkpoints", "phases", "best"} <= present
+    assert {
+        "recipe.json",
+        "environment.json",
+        "starts.jsonl",
+        "metrics.jsonl",
+        "log.txt",
+        "verdict.json",
+        "checkpoints",
+        "phases",
+        "best",
+    } <= present
     assert "lock" not in present
     assert small.verdict(out)["code"] == 0
     train = small.lines(out)
@@ -164,7 +174,9 @@ def test_a_folder_that_is_no_run_is_left_alone(data: Path, tmp_path: Path) -> No
 
 
 def test_a_loss_that_is_not_finite_names_step_and_samples(data: Path, tmp_path: Path) -> None:
-    recipe = small.write(tmp_path / "r.json", override(small.recipe(data), ["optimizer={kind: sgd, lr: 1e20}", "schedule={kind: constant}"]))
+    recipe = small.write(
+        tmp_path / "r.json", override(small.recipe(data), ["optimizer={kind: sgd, lr: 1e20}", "schedule={kind: constant}"])
+    )
     failed = small.kdscale("train", recipe, "--out", tmp_path / "out", expect=70)
     assert "the loss is not finite at step" in failed.stderr
     assert "(samples " in failed.stderr
