@@ -23,8 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..data.files import flush_folder
 from ..errors import RunError
-from .files import sha256, sync_folder, write_json, write_tensors
+from .files import sha256, write_json, write_tensors
 
 FORMAT = 1
 
@@ -60,7 +61,7 @@ def write(folder: Path, step: int, save: Save) -> Path:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    sync_folder(folder)
+    flush_folder(folder)
     return final
 
 

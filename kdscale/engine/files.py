@@ -1,4 +1,4 @@
-"""Files that are complete or absent: written aside, flushed to the disk, renamed."""
+"""What a run writes: text, JSON and safetensors that are complete or absent, as all files of the data room are."""
 
 from __future__ import annotations
 
@@ -11,18 +11,12 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..data.files import TEMPORARY, flush_folder, replacing
+
 
 def write_text(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        with aside.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def write_json(path: Path, plain: Any) -> None:
@@ -31,7 +25,7 @@ def write_json(path: Path, plain: Any) -> None:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """A safetensors file; raises OSError (not the library's own error) where the disk is full."""
-    aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    aside = path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}")
     try:
         aside.touch()
         mode = aside.stat().st_mode  # as the umask says: safetensors puts a file of its own in this place, for the owner alone
@@ -47,16 +41,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """A rename is on the disk once its folder is."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush_folder(path.parent)
 
 
 def sha256(path: Path) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from .. import __version__
+from ..data.files import TEMPORARY
 from ..errors import RunError
 from ..recipe import Recipe, to_plain
 from ..recipe.resolve import differences, digest
@@ -74,11 +75,11 @@ class Folder:
     def _sweep(self) -> None:
         """Removes what killed processes left half-written. Under the lock."""
         checkpoint.sweep(self.checkpoints)
-        for path in (*self.path.glob(".*.tmp-*"), *self.path.glob("phases/*/.*.tmp-*"), *self.path.glob(".best-*")):
+        for path in (*self.path.glob(f"*{TEMPORARY}*"), *self.path.glob(f"phases/*/*{TEMPORARY}*"), *self.path.glob(".best-*")):
             path.unlink(missing_ok=True)
 
     def _refuse_foreign(self) -> None:
-        present = {p.name for p in self.path.iterdir() if not p.name.startswith(".")}
+        present = {p.name for p in self.path.iterdir() if not p.name.startswith(".") and TEMPORARY not in p.name}
         foreign = present - OURS - FOLDERS - {SHARDS}
         if foreign and not (self.path / "recipe.json").exists():
             raise RunError(

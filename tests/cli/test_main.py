@@ -21,8 +21,8 @@ def test_an_error_is_one_line_on_the_first_rank_alone(
 
 
 def test_a_path_of_the_users_is_told_and_a_fault_of_the_system_is_traced(capsys: pytest.CaptureFixture[str]) -> None:
-    assert unreachable(PermissionError(13, "Permission denied", "/root/x")) == 64
-    assert capsys.readouterr().err == "kdscale: /root/x: Permission denied: give a path that can be used\n"
+    assert unreachable(PermissionError(13, "Permission denied", "/there/x")) == 64
+    assert capsys.readouterr().err == "kdscale: /there/x: Permission denied: give a path that can be used\n"
     assert unreachable(OSError("odd")) == 70
     assert "OSError: odd" in capsys.readouterr().err
 
