@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 
 from ..errors import KdscaleError
+from ..networks import foreign_noise
 from ..recipe import FromPhase, Recipe, resolve, to_plain
 from ..recipe.resolve import digest
 from .describe import describe
@@ -33,6 +34,8 @@ def check(recipe: Recipe, session: Session, say: Callable[[str], None]) -> None:
         check_names(stage)
         for text in stage.warnings:
             say(f"warning: {text}")
+        for text in notes(stage):
+            say(f"note: {text}")
         if not any(isinstance(source, FromPhase) for source in phase.networks.values()):
             judge_teachers(stage, _Saying(say))
         seconds, waited = timed_step(stage)
@@ -46,6 +49,20 @@ def check(recipe: Recipe, session: Session, say: Callable[[str], None]) -> None:
     say(
         f"the whole run: about {duration(total)} on {session.size} x {session.device}; peak memory {_memory(session):.1f} GiB a rank"
     )
+
+
+def notes(stage: Stage) -> list[str]:
+    """What makes ranks or accumulation more than a detail for this phase."""
+    said = []
+    for role, network in stage.trained.items():
+        drawn = foreign_noise(network)
+        if drawn:
+            said.append(
+                f"{role} draws by {', '.join(drawn)} from a generator of its own: its noise depends on the number of ranks"
+            )
+    if stage.phase.method.needs().couples == "micro-batch":
+        said.append("the method couples the samples of a micro-batch: accumulation changes the curve")
+    return said
 
 
 class _Saying:

@@ -14,7 +14,7 @@ import torch
 
 from .. import __version__
 from ..errors import KdscaleError, RecipeError, RunError
-from ..networks import default_floor, weights_files
+from ..networks import default_floor, preflight, weights_files
 from ..recipe import FromPhase, Model, Plateau, Recipe, resolve, to_plain
 from ..recipe.paths import nearest
 from ..recipe.resolve import digest, identity, phase_data
@@ -197,7 +197,10 @@ def check_names(stage: Stage) -> None:
 
 
 def judge_teachers(stage: Stage, reporter: Reporter) -> dict[str, float]:
-    """Prints each teacher's accuracy on held-out images. Raises RunError below its floor."""
+    """Prints each teacher's accuracy on held-out images. Raises RunError for one that is broken, or below its floor."""
+    for role, network in stage.frozen.items():
+        for problem in preflight(network, stage.train_split.info):
+            raise RunError(f"{role}: {problem}")
     scores = evaluate_frozen(stage, stage.data.held_out) if stage.data.held_out else {}
     for role, entry in scores.items():
         floor = teacher_floor(stage, role)

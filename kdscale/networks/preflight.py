@@ -52,7 +52,7 @@ def foreign_noise(network: Network) -> list[str]:
     network.train()
     network.set_noise(torch.zeros((), dtype=torch.int64, device=device), torch.arange(2, device=device))
     try:
-        with _Watching() as watching, torch.no_grad(), torch.random.fork_rng():
+        with _Watching(device) as watching, torch.no_grad(), torch.random.fork_rng():
             network(torch.zeros(2, *network.architecture.input_size, device=device))
     finally:
         for name, buffer in network.named_buffers():
@@ -63,13 +63,21 @@ def foreign_noise(network: Network) -> list[str]:
 
 
 class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the operations that draw."""
+    """Notes the operations that draw: of those that may, the ones that move the generator (attention without dropout does not)."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.device = device
         self.seen: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **(kwargs or {}))
+        before = self._state()
+        made = func(*args, **(kwargs or {}))
+        if not torch.equal(before, self._state()):
             self.seen.add(str(func))
-        return func(*args, **(kwargs or {}))
+        return made
+
+    def _state(self) -> torch.Tensor:
+        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()

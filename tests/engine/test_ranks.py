@@ -79,6 +79,17 @@ def test_a_launcher_that_is_asked_to_stop_leaves_a_save_and_a_verdict(two: tuple
     close(tmp_path / "out", whole)
 
 
+def test_begun_on_one_rank_it_goes_on_with_two(two: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe, whole = two
+    process = small.start("train", recipe, "--out", tmp_path / "out")
+    small.wait_for_step(process, 9)
+    process.kill()
+    process.wait()
+    done = small.kdscale("train", recipe, "--out", tmp_path / "out", ranks=2)
+    assert "from step" in done.stdout
+    close(tmp_path / "out", whole)
+
+
 def test_synchronised_batch_norm_makes_ranks_a_detail(data: Path, tmp_path: Path) -> None:
     """A CNN with BatchNorm, statistics over all ranks: every step of two ranks equals that of one."""
     recipe = Recipe(
