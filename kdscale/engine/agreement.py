@@ -94,6 +94,8 @@ class Agreement:
         return None
 
     def _stop(self, mine: Verdict | None, again: str = "") -> None:
+        if mine is None:
+            mine = self._read(wait=True)
         told = self.session.all_of(None if mine is None else (mine.step, [int(i) for t in mine.index for i in t.tolist()]))
         step = min(word[0] for word in told if word)
         indices = sorted(i for word in told if word and word[0] == step for i in word[1])

@@ -109,7 +109,8 @@ def newest(folder: Path, warn: Callable[[str], None], family: str | None = None)
         try:
             facts = read_facts(path)
             if family is not None and facts.get("family") != family:
-                raise RunError(f"{path} is a save of another recipe")
+                warn(f"{path} is a save of another recipe and is left alone")
+                continue
             for name, described in facts["files"].items():
                 _verify(path / name, described)
         except RunError as error:
@@ -142,9 +143,9 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def keep(folder: Path, newest_count: int, kept: set[int]) -> None:
-    """Deletes all saves but the newest ``newest_count`` and the global steps in ``kept``."""
-    for path in all_saves(folder)[:-newest_count]:
+def keep(folder: Path, newest_count: int, kept: set[int], at: int) -> None:
+    """Deletes all saves up to global step ``at`` but the newest ``newest_count`` and the steps in ``kept``; later ones are not ours."""
+    for path in [p for p in all_saves(folder) if step_of(p) <= at][:-newest_count]:
         if step_of(path) not in kept:
             _remove(path)
 

@@ -14,7 +14,7 @@ from ..types import Batch
 from .agreement import Agreement
 from .faults import Signals, Stopped
 from .keeper import Memory
-from .meter import Meter
+from .meter import Meter, Sums
 from .reporter import Reporter
 from .stage import Stage
 from .upkeep import Upkeep
@@ -45,6 +45,7 @@ class Loop:
                 self.step(step, batches)
         finally:
             stream.close()
+        self.upkeep.save_or_fail()
         self.upkeep.finish()
 
     def step(self, step: int, batches: Iterator[Batch]) -> None:
@@ -57,12 +58,12 @@ class Loop:
         progress = stage.progress(step)
         rate = stage.begin_step(progress, self.upkeep.plateau_history())
         total = torch.zeros((), device=stage.session.device, dtype=torch.float64)
-        buffers = self._kept_buffers()
+        before = self._before() if stage.recipe.nonfinite == "skip" else None
         for number, batch in enumerate(micro):
             taught = stage.teach(batch)
             losses = stage.wrapped.accumulate(batch, taught, 1.0 / len(micro), last=number == len(micro) - 1)
             total += self.meter.add(losses)
-        if self._update(step, micro, total, buffers):
+        if self._update(step, micro, total, before):
             stage.distiller.after_step(progress)  # type: ignore[operator]
             if stage.ema:
                 stage.ema.update()
@@ -83,30 +84,30 @@ class Loop:
         self.upkeep.save_or_fail()
         raise Stopped(signal)
 
-    def _kept_buffers(self) -> dict[str, Tensor]:
-        """Where a step may be skipped: its forward must leave no trace in running statistics either."""
-        if self.stage.recipe.nonfinite != "skip":
-            return {}
-        return {name: buffer.clone() for name, buffer in self.stage.distiller.named_buffers()}
+    def _before(self) -> tuple[list[Tensor], Sums]:
+        """Where a step may be skipped: its forward must leave no trace in running statistics and means either."""
+        return [buffer.clone() for buffer in self.stage.distiller.buffers()], self.meter.sums_so_far()
 
-    def _update(self, step: int, micro: list[Batch], total: Tensor, buffers: dict[str, Tensor]) -> bool:
+    def _update(self, step: int, micro: list[Batch], total: Tensor, before: tuple[list[Tensor], Sums] | None) -> bool:
         """Clips and moves the weights. False when the step is skipped for a gradient that is not finite."""
         wrapped, clip = self.stage.wrapped, self.stage.phase.optimizer.clip
-        skipping = self.stage.recipe.nonfinite == "skip"
-        norm = wrapped.clip(clip) if clip is not None or skipping else None
-        if not skipping:
+        norm = wrapped.clip(clip) if clip is not None or before is not None else None
+        if before is None:
             self.agreement.judge(step, micro, total, norm)
         elif norm is not None and self.agreement.skips(step, micro, norm):
-            wrapped.zero_grad()
-            for name, buffer in self.stage.distiller.named_buffers():
-                buffer.copy_(buffers[name])
-            self.memory.skipped += 1
-            self.meter.reset()
-            self.reporter.say(f"step {step} is skipped: its gradient is not finite ({self.memory.skipped} skipped so far)")
+            self._undo(step, *before)
             return False
         wrapped.step()
         wrapped.zero_grad()
         return True
+
+    def _undo(self, step: int, buffers: list[Tensor], sums: Sums) -> None:
+        self.stage.wrapped.zero_grad()
+        for buffer, kept in zip(self.stage.distiller.buffers(), buffers, strict=True):
+            buffer.copy_(kept)
+        self.meter.forget(sums)
+        self.memory.skipped += 1
+        self.reporter.say(f"step {step} is skipped: its gradient is not finite ({self.memory.skipped} skipped so far)")
 
     def _account(self, step: int, rate: float, started: float) -> None:
         """The step is done: counts it, tells it, and does what is due."""

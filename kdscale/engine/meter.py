@@ -11,6 +11,8 @@ from torch import Tensor
 from ..types import Losses
 from .parallel import Session
 
+Sums = tuple[Tensor | None, int]
+
 
 class Meter:
     """Sums since the last line. They go into a save (a list a rank), so that a resumed run prints the same means."""
@@ -48,6 +50,13 @@ class Meter:
         }
         self.reset()
         return line
+
+    def sums_so_far(self) -> Sums:
+        return None if self.sums is None else self.sums.clone(), self.count
+
+    def forget(self, sums: Sums) -> None:
+        """Goes back to what :meth:`sums_so_far` said: a skipped step is no part of the means."""
+        self.sums, self.count = sums
 
     def reset(self) -> None:
         self.sums, self.count, self.images, self.waited = None, 0, 0, 0.0

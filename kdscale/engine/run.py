@@ -129,6 +129,8 @@ def _phases(recipe: Recipe, folder: Folder, session: Session, reporter: Reporter
     save = checkpoint.read(start) if start else None
     first = int(save.facts["phase"]) if save else 0
     done = 0  # global steps of the phases that are done
+    for number in range(first + 1, len(recipe.phases)):
+        check_names(session.together(partial(build_stage, recipe, number, session, None)))
     for number in range(first, len(recipe.phases)):
         stage = session.together(partial(build_stage, recipe, number, session, folder))
         meter = Meter(session)

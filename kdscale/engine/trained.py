@@ -85,7 +85,9 @@ def trained(run: Run, what: str = "student") -> Trained:
     left = PhaseFile(path)
     network.body.load_state_dict(left.body(role), strict=True)
     network.eval()
-    scores = {line["name"]: line for line in run.lines("evaluation") if line["phase"] == phase.name}
+    scores = {
+        line["name"]: line for line in run.lines("evaluation") if line["phase"] == phase.name and line["step"] <= left.step
+    }
     return Trained(run, network, role, phase, left.step, split, scores)
 
 

@@ -47,6 +47,8 @@ class Upkeep:
         started = time.perf_counter()
         improved = self.evaluate() if self._evaluation_due(step) else False
         # Files that later phases read come before the save: a run that is killed between the two writes them again.
+        if improved or self._epoch_files_due(step):
+            refuse_poison(self.stage, self.memory)
         for epoch in self._epoch_files_due(step):
             write_phase_file(self.stage, self.folder, f"epoch-{epoch}", self.memory)
         if improved and self._best_named:
@@ -173,7 +175,7 @@ class Upkeep:
         if self.memory.best_step == self.memory.global_step:
             self.folder.point_best(path)
         kept = {self.memory.best_step or -1, *self.memory.kept, self.folder.best_step()}
-        checkpoint.keep(self.folder.checkpoints, self.stage.recipe.checkpointing.keep, kept)
+        checkpoint.keep(self.folder.checkpoints, self.stage.recipe.checkpointing.keep, kept, self.memory.global_step)
         return path
 
     def _keep_for_good(self, step: int) -> None:
@@ -188,8 +190,8 @@ class Upkeep:
 
 def refuse_poison(stage: Stage, memory: Memory) -> None:
     """A finite loss can have a gradient that is not: what it made of the weights must not replace a save that can be used."""
-    norms = torch._foreach_norm([p.detach() for p in stage.distiller.parameters()])
-    if not bool(torch.stack([n.float() for n in norms]).isfinite().all()):
+    held = [t.detach() for t in (*stage.distiller.parameters(), *stage.distiller.buffers()) if t.is_floating_point()]
+    if not bool(torch.stack([n.float() for n in torch._foreach_norm(held)]).isfinite().all()):
         raise NonFinite(
             f"the weights are not finite after step {memory.step - 1} of phase {stage.phase.name!r}; the last save is kept:"
             " lower the learning rate, set optimizer.clip, or go on with nonfinite=skip"

@@ -116,7 +116,7 @@ def test_kill_during_a_save(tmp_path: Path) -> None:
 def test_keep_the_newest_and_the_named(tmp_path: Path) -> None:
     for step in range(1, 7):
         checkpoint.write(tmp_path, step, save_of(step))
-    checkpoint.keep(tmp_path, 2, {1, 3})
+    checkpoint.keep(tmp_path, 2, {1, 3}, 99)
     assert [checkpoint.step_of(p) for p in checkpoint.all_saves(tmp_path)] == [1, 3, 5, 6]
 
 
