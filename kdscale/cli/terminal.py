@@ -27,31 +27,33 @@ def reporters(recipe: Recipe, out: Path) -> list[Reporter]:
 
 
 class Bar(Silent):
-    """One live line: bar, step, time left, images/s, share of waiting for data, rate, losses by name; a narrow screen cuts its end."""
+    """Two live rows: bar, steps, time left; below it images/s, share of waiting for data, rate and the losses by name."""
 
     def __init__(self) -> None:
+        from rich.console import Group
+        from rich.live import Live
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-        from rich.table import Column
+        from rich.text import Text
 
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=12),
+            BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            TextColumn("{task.fields[told]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
-            expand=True,
         )
+        self._told = Text("")
+        self._live = Live(Group(self._progress, self._told), refresh_per_second=4)
         self._task: Any = None
 
     def say(self, text: str) -> None:
-        self._progress.console.print(text, highlight=False, markup=False)
+        self._live.console.print(text, highlight=False, markup=False)
 
     def phase(self, facts: dict[str, Any]) -> None:
         self.say(phase_text(facts))
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(facts["name"], total=facts["steps"], completed=facts["step"], told="")
-        self._progress.start()
+        self._task = self._progress.add_task(facts["name"], total=facts["steps"], completed=facts["step"])
+        self._live.start()
 
     def advance(self, step: int, images: int) -> None:
         if self._task is not None:
@@ -59,12 +61,12 @@ class Bar(Silent):
 
     def train(self, line: dict[str, Any]) -> None:
         losses = " ".join(f"{name} {value:.3f}" for name, value in line["losses"].items())
-        told = f"{line['images_per_second']:.0f} img/s  wait {100 * line['data_wait']:.0f}%  lr {line['lr']:.2g}  {losses}"
-        if self._task is not None:
-            self._progress.update(self._task, completed=line["step"], told=told)
+        self._told.plain = (
+            f"{line['images_per_second']:.0f} img/s  wait {100 * line['data_wait']:.0f}%  lr {line['lr']:.2g}  {losses}"
+        )
 
     def evaluation(self, line: dict[str, Any]) -> None:
         self.say(evaluation_text(line))
 
     def close(self) -> None:
-        self._progress.stop()
+        self._live.stop()
