@@ -21,6 +21,7 @@ from webdataset import TarWriter
 
 from kdscale.data import Split, TrainStream, index, open_split, plan
 from kdscale.data.loading import usable_cores, worker_count
+from kdscale.data.order import Sequence
 from kdscale.data.records import RECORD, open_records, write_records
 from kdscale.errors import DataError
 from kdscale.recipe.data import Augment, Data
@@ -144,18 +145,26 @@ def large(packed: Path, tmp_path: Path, samples: int = 1_281_167) -> Split:
     return replace(split, index_path=tmp_path / "large.index", counts=counts, records=mapped, info=info)
 
 
-def test_the_first_batch_comes_as_quickly_in_the_middle_of_imagenet(packed: Path, tmp_path: Path) -> None:
+def test_the_first_batch_asks_for_no_more_positions_in_the_middle_of_imagenet(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start anywhere replays nothing: as many positions are looked up as at the start, and only those from there on."""
+    asked: list[Any] = []
+    original = Sequence.at
+    monkeypatch.setattr(
+        Sequence, "at", lambda self, positions: (asked.append(np.asarray(positions)), original(self, positions))[1]
+    )
     data, split = Data(str(packed), batch=8, train=Augment.cifar()), large(packed, tmp_path)
     made = stream(data, split=split, steps=10**9)
 
-    def first(start: int) -> float:
-        began = time.process_time()
+    def first(start: int) -> list[int]:
+        asked.clear()
         next(iter(made.batches(start)))
-        return time.process_time() - began
+        return sorted(int(p) for positions in asked for p in positions)
 
-    first(0)
-    early, late = min(first(0) for _ in range(5)), min(first(10**8 + 17) for _ in range(5))
-    assert late < early + 0.05
+    early, late = first(0), first(10**8 + 17)
+    assert len(early) == len(late) <= 1024, "a few steps are looked up at once, whatever the start"
+    assert [p - 8 * (10**8 + 17) for p in late] == early
 
 
 @pytest.fixture
