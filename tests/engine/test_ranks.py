@@ -139,6 +139,17 @@ def test_a_data_error_of_one_rank_ends_all_with_its_line(data: Path, tmp_path: P
     assert shard.name in told[0]
 
 
+def test_a_loss_that_is_not_finite_ends_all_ranks_with_its_step(data: Path, tmp_path: Path) -> None:
+    recipe = override(small.recipe(data), ["optimizer={kind: sgd, lr: 1e20}", "schedule={kind: constant}"])
+    path = small.write(tmp_path / "r.json", recipe)
+    failed = small.kdscale("train", path, "--out", tmp_path / "out", ranks=2, expect=None)
+    told = [line for line in failed.stderr.splitlines() if line.startswith("kdscale:")]
+    assert len(told) == 1
+    assert "the loss is not finite at step" in told[0] or "the weights are not finite after step" in told[0]
+    assert small.verdict(tmp_path / "out")["code"] == 70
+    assert not (tmp_path / "out" / "lock").exists()
+
+
 def test_a_batch_that_ranks_do_not_divide(data: Path, tmp_path: Path) -> None:
     recipe = override(small.recipe(data), ["data.batch=25", "data.train.mixup=0", "data.train.cutmix=0"])
     path = small.write(tmp_path / "r.json", recipe)
