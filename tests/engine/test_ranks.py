@@ -19,11 +19,6 @@ pytestmark = pytest.mark.ranks
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small.shards(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
 def two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(recipe file, output) of an uninterrupted run on two ranks."""
     folder = tmp_path_factory.mktemp("two")

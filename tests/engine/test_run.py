@@ -16,11 +16,6 @@ from tests.engine import small
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small.shards(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
 def never_stopped(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(recipe file, output) of a run that nothing happened to."""
     folder = tmp_path_factory.mktemp("whole")
