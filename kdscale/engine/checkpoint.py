@@ -101,7 +101,7 @@ def _verify(path: Path, described: dict[str, Any]) -> None:
         raise RunError(f"{path} does not hold what was saved (sha256 differs)")
 
 
-def newest(folder: Path, warn: Callable[[str], None], family: str | None = None) -> Path | None:
+def newest(folder: Path, warn: Callable[[str], None], family: str | None = None, *, remove: bool = True) -> Path | None:
     """The newest whole save of a run (of ``family``); each damaged one before it is told to ``warn``, passed over and removed
     once a whole one is found, so that it can never be counted among those to keep."""
     damaged: list[Path] = []
@@ -117,7 +117,7 @@ def newest(folder: Path, warn: Callable[[str], None], family: str | None = None)
             warn(f"{error}; going back to the save before it")
             damaged.append(path)
             continue
-        for other in damaged:
+        for other in damaged if remove else ():
             _remove(other)
         return path
     return None

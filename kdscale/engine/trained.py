@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,12 @@ class Run:
         return str(json.loads(lines[0])["command"]) if lines else ""
 
     def lines(self, event: str) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl of one kind ('train' or 'evaluation')."""
+        """The lines of metrics.jsonl of one kind ('train' or 'evaluation'); a last line that a kill left half-written is none."""
         path = self.path / "metrics.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = []
+        for text in path.read_text().splitlines() if path.exists() else []:
+            with suppress(json.JSONDecodeError):
+                lines.append(json.loads(text))
         return [line for line in lines if line["event"] == event]
 
 
@@ -96,7 +100,11 @@ def _meaning(recipe: Recipe, what: str) -> tuple[int, str]:
     names = [phase.name for phase in recipe.phases]
     head, _, tail = what.partition(".")
     if head in names:
-        return names.index(head), tail or "student"
+        number, role = names.index(head), tail or "student"
+        known = ["student", *recipe.phases[number].method.needs().trained, "ema"]
+        if role not in known:
+            raise RunError(f"phase {head!r} has trained no {role!r}; {nearest(role, list(dict.fromkeys(known)))}")
+        return number, role
     trained_roles = recipe.phases[last].method.needs().trained
     if what == "ema" or what in trained_roles:
         return last, what

@@ -83,5 +83,5 @@ def _seconds(run: Run) -> float:
     """Seconds of training, over all starts, as the last save counted them."""
     from ..engine import checkpoint
 
-    saves = checkpoint.all_saves(run.path / "checkpoints")
-    return float(checkpoint.read_facts(saves[-1])["memory"]["seconds"]) if saves else 0.0
+    newest = checkpoint.newest(run.path / "checkpoints", lambda said: None, remove=False)
+    return float(checkpoint.read_facts(newest)["memory"]["seconds"]) if newest else 0.0
