@@ -135,8 +135,9 @@ def rival_of(stage: Stage) -> ByHand:
 def same_losses(stage: Stage, rival: ByHand, batch: Any) -> None:
     """Raises KdscaleError where the sides differ on one batch with the same weights: a ratio of different work says nothing."""
     stage.distiller.train()
-    stage.begin_step(stage.progress(0), [])
-    ours = sum(float(loss) for loss in stage.distiller(batch, stage.teach(batch)).values())
+    start = stage.progress(0)
+    stage.begin_step(start, [])
+    ours = sum(float(loss) for loss in stage.distiller(batch, stage.teach(batch, start)).values())
     theirs = float(rival.loss(batch))
     if not abs(ours - theirs) <= TOLERANCE * abs(ours):
         raise KdscaleError(

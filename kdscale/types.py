@@ -86,6 +86,7 @@ class Context:
     """All that a method may know when it builds its distiller."""
 
     networks: Mapping[str, Any]  # role -> Network (trained) or FrozenNetwork
+    fresh: Callable[[str, int], Any]  # (role, number) -> a trained Network of the role's architecture, newly drawn
     data: DatasetInfo
     world: World
     task: Any  # kdscale.tasks.Task

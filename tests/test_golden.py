@@ -10,13 +10,11 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kdscale.losses import deit, shake
@@ -26,65 +24,8 @@ from kdscale.networks.heads import FusedHead
 from kdscale.tasks import Classification
 from kdscale.types import Batch, Context, DatasetInfo, Outputs, World
 
-from .shared import ROOT, shared
-
-DTYPES = [torch.float64, torch.float32]
-
-
-def golden(*parts: str) -> Path:
-    chosen = os.environ.get("KDSCALE_GOLDEN")
-    if not chosen:
-        return shared("golden", *parts)
-    assert Path(chosen).is_dir(), f"KDSCALE_GOLDEN={chosen} is no folder"
-    if not Path(chosen, *parts).exists():
-        pytest.skip(f"{'/'.join(parts)} is not in {chosen}")
-    return Path(chosen, *parts)
-
-
-@dataclass
-class Tolerance:
-    """Relative: of a loss, and of a gradient to its largest element; ``floor`` is absolute."""
-
-    loss: float
-    gradient: float
-    floor: float
-
-
-BASELINES = {torch.float64: Tolerance(1e-9, 1e-7, 1e-13), torch.float32: Tolerance(1e-5, 1e-4, 1e-6)}
-METHODS = {torch.float64: Tolerance(1e-10, 1e-10, 0.0), torch.float32: Tolerance(1e-5, 1e-5, 0.0)}
-
-
-def near(actual: Tensor, expected: Tensor, relative: float, floor: float = 0.0) -> None:
-    limit = relative * float(expected.abs().max()) + floor
-    worst = float((actual.detach().double() - expected.double()).abs().max())
-    assert worst <= limit, f"off by {worst:.3g}, allowed {limit:.3g}"
-
-
-@dataclass
-class Case:
-    """Inputs (leaves that want a gradient) and stored outputs, by their names without prefix."""
-
-    given: dict[str, Tensor]
-    stored: dict[str, Tensor]
-    hyper: dict[str, Any]
-    tolerance: Tolerance
-
-    def value(self, name: str, actual: Tensor) -> None:
-        near(actual, self.stored[name], self.tolerance.loss)
-
-    def gradients(self, loss: Tensor, prefix: str, names: list[str]) -> None:
-        wanted = torch.autograd.grad(loss, [self.given[n] for n in names], retain_graph=True, materialize_grads=True)
-        for name, actual in zip(names, wanted, strict=True):
-            near(actual, self.stored[prefix + name], self.tolerance.gradient, self.tolerance.floor)
-
-
-def leaves(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    return {n: t.to(dtype).requires_grad_() if t.is_floating_point() else t for n, t in tensors.items()}
-
-
-def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
+from .golden import DTYPES, Case, baselines_case, methods_case, near
+from .shared import ROOT
 
 # --- baselines: one file of many cases ------------------------------------------------------------------------------------
 
@@ -116,20 +57,13 @@ def logit_loss(name: str, given: dict[str, Tensor], hyper: dict[str, Any]) -> Te
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("name", "hyper"), logit_cases())
 def test_logits(name: str, hyper: dict[str, Any], dtype: torch.dtype) -> None:
-    stored = under(load_file(golden("baselines", "logits.safetensors")), f"{name}/")
-    case = Case(leaves(under(stored, "in/"), dtype), stored, hyper, BASELINES[dtype])
+    case = baselines_case("logits.safetensors", name, dtype)
     loss = logit_loss(name, case.given, hyper)
     case.value("out/loss", loss)
     case.gradients(loss, "grad/", ["student"])
 
 
 # --- methods: a file a case -----------------------------------------------------------------------------------------------
-
-
-def methods_case(name: str, dtype: torch.dtype) -> Case:
-    stored = load_file(golden("methods", f"{name}.safetensors"))
-    hyper = json.loads(golden("methods", "index.json").read_text())[name]["hyper"]
-    return Case(leaves(under(stored, "in."), dtype), under(stored, "out."), hyper, METHODS[dtype])
 
 
 def numbers(words: str) -> dict[str, float]:
@@ -151,6 +85,9 @@ class Said(nn.Module):
     def forward(self, images: Tensor, taps: tuple[str, ...] = ()) -> Outputs:
         return self.outputs
 
+    def set_clock(self, share: Tensor) -> None:
+        return None
+
     def set_noise(self, key: Tensor, position: Tensor) -> None:
         return None
 
@@ -168,7 +105,7 @@ class Token(Said):
 def built(method: Method, student: nn.Module, teacher: nn.Module, classes: int) -> Distiller:
     info = DatasetInfo("golden", 1, classes, None, (0.5,) * 3, (0.2,) * 3, 8)
     world = World(0, 1, lambda t: t, lambda t: t)
-    return method.build(Context({"student": student, "teacher": teacher}, info, world, Classification(), None, 0))
+    return method.build(Context({"student": student, "teacher": teacher}, None, info, world, Classification(), None, 0))
 
 
 def batch_of(labels: Tensor, targets: Tensor | None = None) -> Batch:

@@ -26,16 +26,16 @@ from kdscale.engine.parallel import Session, connect
 from kdscale.engine.phase_file import PhaseFile
 from kdscale.methods import Method
 from kdscale.networks import cifar
-from kdscale.recipe import AdamW, Data, FromPhase, Model, Phase, Recipe, from_json, resolve, to_json
+from kdscale.recipe import FromPhase, Model, from_json, resolve, to_json
 from kdscale.types import Progress
 
 from .engine import small, stages
-from .methods.cases import CASES, METHODS, REGISTRY
-from .methods.small import BATCH, CLASSES, built, drawn_batch, taught, total
+from .methods.cases import CASES, METHODS, REGISTRY, WHOLE, Case, recipe_of
+from .methods.small import BATCH, CLASSES, CLOCK, built, drawn_batch, taught, total
 
-every_case = pytest.mark.parametrize(("method", "kind"), CASES.values(), ids=CASES.keys())
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+whole_methods = pytest.mark.parametrize(("method", "kind"), WHOLE.values(), ids=WHOLE.keys())
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
-CLOCK = Progress(phase=0, step=3, position=18, epoch=0.3, epochs=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +48,18 @@ def session() -> Session:
     return connect()
 
 
-def losses_of(method: Method, kind: str, seed: int = 0, precision: str = "fp32", soft: bool = False) -> dict[str, Tensor]:
-    distiller, context = built(method, kind, seed, precision)
+def losses_of(case: Case, seed: int = 0, precision: str = "fp32", soft: bool = False) -> dict[str, Tensor]:
+    distiller, context = built(case.phase, case.kind, seed, precision)
     distiller.before_step(CLOCK)
     batch = drawn_batch(soft=soft)
-    losses: dict[str, Tensor] = distiller(batch, taught(method, context, batch))
+    losses: dict[str, Tensor] = distiller(batch, taught(case.method, context, batch))
     return losses
 
 
 @every_case
 @pytest.mark.parametrize("soft", [False, True], ids=["labels", "soft targets"])
-def test_losses_are_finite_named_scalars(method: Method, kind: str, soft: bool) -> None:
-    losses = losses_of(method, kind, soft=soft)
+def test_losses_are_finite_named_scalars(case: Case, soft: bool) -> None:
+    losses = losses_of(case, soft=soft)
     assert losses
     for name, loss in losses.items():
         assert name
@@ -68,22 +68,22 @@ def test_losses_are_finite_named_scalars(method: Method, kind: str, soft: bool) 
 
 
 @every_case
-def test_every_trained_parameter_learns_and_no_frozen_one(method: Method, kind: str) -> None:
-    distiller, context = built(method, kind)
+def test_every_trained_parameter_learns_and_no_frozen_one(case: Case) -> None:
+    distiller, context = built(case.phase, case.kind)
     batch = drawn_batch()
-    total(distiller(batch, taught(method, context, batch))).backward()
+    total(distiller(batch, taught(case.method, context, batch))).backward()
     idle = [name for name, p in distiller.named_parameters() if p.requires_grad and p.grad is None]
     assert idle == []
     held = [name for name, p in distiller.named_parameters() if not p.requires_grad and p.grad is not None]
-    for role in method.needs().frozen:
+    for role in case.method.needs().frozen:
         held += [f"{role}.{name}" for name, p in context.networks[role].named_parameters() if p.grad is not None]
         assert context.networks[role] not in set(distiller.modules()), f"the distiller holds the frozen {role}"
     assert held == []
 
 
 @every_case
-def test_parts_are_all_that_is_trained(method: Method, kind: str) -> None:
-    distiller, _ = built(method, kind)
+def test_parts_are_all_that_is_trained(case: Case) -> None:
+    distiller, _ = built(case.phase, case.kind)
     parts = [p for part in distiller.parts().values() for p in part.parameters() if p.requires_grad]
     assert len(parts) == len(set(parts))
     assert set(parts) == {p for p in distiller.parameters() if p.requires_grad}
@@ -91,10 +91,10 @@ def test_parts_are_all_that_is_trained(method: Method, kind: str) -> None:
 
 
 @every_case
-def test_what_the_teachers_said_is_not_changed(method: Method, kind: str) -> None:
-    distiller, context = built(method, kind)
+def test_what_the_teachers_said_is_not_changed(case: Case) -> None:
+    distiller, context = built(case.phase, case.kind)
     batch = drawn_batch(soft=True)
-    said = taught(method, context, batch)
+    said = taught(case.method, context, batch)
     before = {
         (r, n): t.clone()
         for r, o in said.items()
@@ -111,25 +111,25 @@ def test_what_the_teachers_said_is_not_changed(method: Method, kind: str) -> Non
 
 
 @every_case
-def test_the_same_seed_gives_the_same_losses(method: Method, kind: str) -> None:
-    first, again, other = losses_of(method, kind), losses_of(method, kind), losses_of(method, kind, seed=1)
+def test_the_same_seed_gives_the_same_losses(case: Case) -> None:
+    first, again, other = losses_of(case), losses_of(case), losses_of(case, seed=1)
     assert {n: float(v.detach()) for n, v in first.items()} == {n: float(v.detach()) for n, v in again.items()}
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
 def plain(model: Model, classes: int) -> nn.Module:
     """The architecture as somebody without kdscale would make it."""
-    if model.name == "wrn_10_1":
+    if cifar.known(model.name):
         return cifar.build(model.name, classes)
     made: nn.Module = timm.create_model(model.name, num_classes=classes, drop_path_rate=model.drop_path, **model.args)
     return made
 
 
-@every_case
+@whole_methods
 def test_what_is_exported_has_the_keys_of_the_architecture(
     method: Method, kind: str, data: Path, session: Session, tmp_path: Path
 ) -> None:
-    """What an export takes from a finished phase, raw and averaged: names, shapes and types of the plain network, no more."""
+    """What an export takes from a finished run, raw and averaged: names, shapes and types of the plain network, no more."""
     stage = list(stages.stages(stages.recipe_of(method, kind, data), session))[-1]
     stages.run(stage, Meter(session), 0, 1)
     folder = Folder(tmp_path)
@@ -142,7 +142,7 @@ def test_what_is_exported_has_the_keys_of_the_architecture(
     assert all(torch.equal(left.body("student")[n], t) for n, t in trained.items())
 
 
-@every_case
+@whole_methods
 def test_a_save_gives_the_next_step_the_same_bits(
     method: Method, kind: str, data: Path, session: Session, tmp_path: Path
 ) -> None:
@@ -162,8 +162,8 @@ def test_a_save_gives_the_next_step_the_same_bits(
 
 
 @every_case
-def test_the_clock_alone_sets_what_the_clock_sets(method: Method, kind: str) -> None:
-    distiller, _ = built(method, kind)
+def test_the_clock_alone_sets_what_the_clock_sets(case: Case) -> None:
+    distiller, _ = built(case.phase, case.kind)
     saved = set(distiller.state_dict())
     clocked = {n: b for n, b in distiller.named_buffers() if n not in saved}
     distiller.before_step(CLOCK)
@@ -176,9 +176,9 @@ def test_the_clock_alone_sets_what_the_clock_sets(method: Method, kind: str) -> 
 
 
 @every_case
-def test_bf16_autocast_agrees_and_losses_stay_float32(method: Method, kind: str) -> None:
+def test_bf16_autocast_agrees_and_losses_stay_float32(case: Case) -> None:
     """bfloat16 keeps 8 bits: the logits of these few layers agree to about a hundredth, and so do the losses."""
-    full, half = losses_of(method, kind), losses_of(method, kind, precision="bf16")
+    full, half = losses_of(case), losses_of(case, precision="bf16")
     assert full.keys() == half.keys()
     for name in full:
         assert half[name].dtype == torch.float32
@@ -188,11 +188,11 @@ def test_bf16_autocast_agrees_and_losses_stay_float32(method: Method, kind: str)
 
 
 @every_case
-def test_a_step_does_not_wait_for_the_device(method: Method, kind: str) -> None:
+def test_a_step_does_not_wait_for_the_device(case: Case) -> None:
     """On tensors that hold no numbers, whatever would read one from the device fails."""
-    distiller, context = built(method, kind)
+    distiller, context = built(case.phase, case.kind)
     batch = drawn_batch(soft=True)
-    said = taught(method, context, batch)
+    said = taught(case.method, context, batch)
     metric = context.task.metric(context.data)
     with FakeTensorMode(allow_non_fake_inputs=True):
         distiller.before_step(CLOCK)
@@ -202,8 +202,8 @@ def test_a_step_does_not_wait_for_the_device(method: Method, kind: str) -> None:
 
 
 @every_case
-def test_predictions_are_logits_and_name_the_student(method: Method, kind: str) -> None:
-    distiller, _ = built(method, kind)
+def test_predictions_are_logits_and_name_the_student(case: Case) -> None:
+    distiller, _ = built(case.phase, case.kind)
     distiller.eval()
     with torch.no_grad():
         predictions = distiller(drawn_batch())
@@ -214,17 +214,18 @@ def test_predictions_are_logits_and_name_the_student(method: Method, kind: str) 
 
 
 @every_case
-def test_taps_that_a_method_needs_are_there(method: Method, kind: str) -> None:
-    _, context = built(method, kind)
-    for role, taps in method.needs().taps.items():
+def test_taps_that_a_method_needs_are_there(case: Case) -> None:
+    _, context = built(case.phase, case.kind)
+    for role, taps in case.method.needs().taps.items():
         assert set(taps) <= set(context.networks[role].tap_names())
 
 
 @every_method
 def test_roles_are_told_apart(method: Method) -> None:
     needs = method.needs()
-    assert "student" in needs.trained
-    assert not set(needs.trained) & set(needs.frozen)
+    roles = (*needs.trained, *needs.frozen, *needs.drawn)
+    assert len(set(roles)) == len(roles)
+    assert needs.trained
     assert set(needs.taps) <= {*needs.trained, *needs.frozen}
     assert "classification" in method.supports
 
@@ -235,12 +236,6 @@ def test_the_paper_is_filled(cls: type[Method]) -> None:
     assert all((paper.title, paper.authors, paper.venue, paper.section, paper.formula))
     assert 1990 < paper.year < 2100
     assert cls.__doc__
-
-
-def recipe_of(method: Method) -> Recipe:
-    needs = method.needs()
-    roles = {role: Model("wrn_10_1") for role in (*needs.trained, *needs.frozen)}
-    return Recipe(networks=roles, data=Data("drawn"), phases=(Phase(method, epochs=2, optimizer=AdamW()),))
 
 
 @every_method
@@ -285,4 +280,4 @@ def test_two_processes_equal_one_on_the_same_global_batch(data: Path, session: S
             assert theirs["losses"] == pytest.approx(mine["losses"], abs=3e-5), case
             # Wider than the losses': rounding may carry an activation over the kink of a ReLU.
             assert theirs["norm"] == pytest.approx(mine["norm"], rel=2e-3), case
-        assert two[case]["weights"] == pytest.approx(alone["weights"], abs=1e-3), case
+        assert two[case]["weights"] == pytest.approx(alone["weights"], abs=3e-3), case

@@ -19,15 +19,26 @@ Classes = Annotated[str | None, typer.Option("--classes", metavar="FILE", help="
 @app.command("pack")
 def pack(
     src: Annotated[
-        str, typer.Argument(metavar="SRC", help="A folder of class folders, an .npz, or two .npy as IMAGES,LABELS.")
+        str,
+        typer.Argument(
+            metavar="SRC", help="A folder of class folders or of class strips, an .npz, or two .npy as IMAGES,LABELS."
+        ),
     ],
     dst: Annotated[str, typer.Argument(metavar="DST", help="The data set's folder; several splits share it.")],
-    split: SplitName = "train",
+    split: Annotated[
+        str | None, typer.Option("--split", help="The split's name; default: train, or each that SRC itself holds.")
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Of the data set; default: DST's last word.")] = None,
     shard_mb: Annotated[int, typer.Option("--shard-mb", min=1, help="Size of a shard.")] = 256,
     shuffle_seed: Annotated[int, typer.Option("--shuffle-seed", min=0, help="Of the order in the shards.")] = 0,
     keep_order: Annotated[bool, typer.Option("--keep-order", help="Do not shuffle.")] = False,
-    classes: Classes = None,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", metavar="N|FILE", help="Only the first N classes; or a list of class names, in order."),
+    ] = None,
+    per_class: Annotated[
+        int | None, typer.Option("--per-class", min=1, metavar="N", help="Only the first N training images of each class.")
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="List undecodable images in rejected.txt and go on.")] = False,
     jobs: Jobs = None,
 ) -> None:
@@ -35,10 +46,11 @@ def pack(
 
     The shards are webdataset tars. Repeated, it gives the same bytes; interrupted, it continues.
     """
-    from ..data import pack as work
+    from ..data import pack_all
 
+    number = int(classes) if classes is not None and classes.isdecimal() else None
     with _progress("packing") as told:
-        report = work(
+        for report in pack_all(
             src,
             dst,
             split=split,
@@ -46,11 +58,13 @@ def pack(
             shard_mb=shard_mb,
             shuffle_seed=None if keep_order else shuffle_seed,
             jobs=jobs or _cores(),
-            classes_file=classes,
+            classes_file=classes if number is None else None,
+            first_classes=number,
+            per_class=per_class,
             skip_bad=skip_bad,
             on_progress=told,
-        )
-    typer.echo(str(report))
+        ):
+            typer.echo(str(report))
 
 
 @app.command("index")

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from .evaluate import checksum, evaluation_batches, expected_checksum
     from .indexing import IndexReport, index
     from .order import Sequence, sequence
-    from .packing import PackReport, pack, pack_arrays
+    from .packing import PackReport, pack, pack_all, pack_arrays
     from .plans import Plan, check_batch, plan
+    from .resident import ResidentStream, open_stream
     from .split import Split, open_split
     from .stream import TrainStream
 
@@ -21,8 +22,9 @@ _HOMES = {
     "evaluate": ("checksum", "evaluation_batches", "expected_checksum"),
     "indexing": ("IndexReport", "index"),
     "order": ("Sequence", "sequence"),
-    "packing": ("PackReport", "pack", "pack_arrays"),
+    "packing": ("PackReport", "pack", "pack_all", "pack_arrays"),
     "plans": ("Plan", "check_batch", "plan"),
+    "resident": ("ResidentStream", "open_stream"),
     "split": ("Split", "open_split"),
     "stream": ("TrainStream",),
 }
@@ -31,6 +33,7 @@ __all__ = [
     "IndexReport",
     "PackReport",
     "Plan",
+    "ResidentStream",
     "Sequence",
     "Split",
     "TrainStream",
@@ -40,7 +43,9 @@ __all__ = [
     "expected_checksum",
     "index",
     "open_split",
+    "open_stream",
     "pack",
+    "pack_all",
     "pack_arrays",
     "plan",
     "sequence",

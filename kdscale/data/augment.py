@@ -1,7 +1,8 @@
 """What happens to one training image before it leaves its worker: crop, resize, flip, then a policy or colour jitter.
 
 Every parameter is a draw of the sample's own key, so pixels do not depend on ranks, workers or batches. Draw numbers are
-fixed: 0-19 the ten tries of a crop, 20-21 its place, 22 the flip, 23 the interpolation, 24 whether to erase.
+fixed: 0-19 the ten tries of a crop, 20-21 its place, 22 the flip, 23 the interpolation, 24 whether to erase; what happens
+on the device takes 25-29 (``autoaugment.py``) and 30-31 (cutout).
 
 Laws: random resized crop as timm's and torchvision's (Szegedy et al. 2015, arXiv:1409.4842); RandAugment (Cubuk et al.
 2020, arXiv:1909.13719) is timm's own object on PIL images; random erasing (Zhong et al. 2020, arXiv:1708.04896).
@@ -26,6 +27,8 @@ from kdscale.errors import DataError
 from kdscale.keys import fold, uniform
 from kdscale.recipe.data import Augment
 from kdscale.types import DatasetInfo
+
+from .autoaugment import NAME as AUTOAUGMENT
 
 TRIES = 10
 TOP, LEFT, FLIP, INTERPOLATION, ERASE = 20, 21, 22, 23, 24
@@ -139,9 +142,14 @@ def _rectangle(key: int, size: int, count: int) -> tuple[int, int, int, int]:
 
 
 def _policy(augment: Augment, info: DatasetInfo) -> Pictures | None:
-    """timm's policy object, set up as timm's own training transform does; colour jitter only where no policy is on."""
+    """timm's policy object, set up as timm's own training transform does; colour jitter only where no policy is on.
+
+    None also for the policy that ``device.py`` applies.
+    """
     if augment.policy is None:
         return _jitter(augment.jitter) if augment.jitter else None
+    if augment.policy == AUTOAUGMENT:
+        return None
     from timm.data import auto_augment
 
     settings: dict[str, Any] = {
@@ -158,7 +166,7 @@ def _policy(augment: Augment, info: DatasetInfo) -> Pictures | None:
         policy: Pictures = makers.get(kind, auto_augment.auto_augment_transform)(augment.policy, settings)
     except (AssertionError, KeyError, ValueError) as error:
         raise DataError(
-            f"augmentation policy {augment.policy} is none of timm's ({error!r}): try rand-m9-mstd0.5-inc1"
+            f"augmentation policy {augment.policy} is none of timm's ({error!r}): try rand-m9-mstd0.5-inc1 or {AUTOAUGMENT}"
         ) from None
     if kind == "3a" and augment.jitter:
         jitter = _jitter(augment.jitter)

@@ -109,9 +109,12 @@ class Shares(IterableDataset[Part | Failure]):
 class Loading:
     """The micro-batches of a schedule on the host; iterate once, then ``close``."""
 
-    def __init__(self, schedule: Schedule, reader: Reader, workers: int, prefetch: int, rank: int, pin: bool) -> None:
-        """``pin``: into page-locked memory, from which copies to a GPU run beside its work."""
+    def __init__(
+        self, schedule: Schedule, reader: Reader, workers: int, prefetch: int, rank: int, pin: bool, views: int = 1
+    ) -> None:
+        """``pin``: into page-locked memory, from which copies to a GPU run beside its work. ``views``: rows a position."""
         self.schedule, self.reader, self.workers, self.rank, self.pin = schedule, reader, workers, rank, pin
+        self.views = views
         self._shares = Shares(schedule, reader, rank)
         self._iterator: Any = None
         self._finalize: Finalize | None = None
@@ -119,7 +122,7 @@ class Loading:
             self._start(prefetch)
 
     def _start(self, prefetch: int) -> None:
-        micro_batch = len(self.schedule.positions(0))
+        micro_batch = len(self.schedule.positions(0)) * self.views
         _check_shared_memory(self.workers, prefetch, (prefetch + 1) * micro_batch * self.reader.size**2 * 3)
         start_server()
         loader = DataLoader(
@@ -147,7 +150,7 @@ class Loading:
             yield self._laid([part.images for part in parts], slots), self._laid([part.table for part in parts], slots), notes
 
     def _laid(self, parts: list[Tensor], slots: list[int]) -> Tensor:
-        return parts[0] if len(parts) == 1 and not self.pin else laid(parts, slots, self.pin)
+        return parts[0] if len(parts) == 1 and not self.pin else laid(parts, slots, self.pin, self.views)
 
     def _next(self, source: Iterator[Part | Failure]) -> Part:
         try:
@@ -181,11 +184,13 @@ def start_server() -> None:
         multiprocessing.forkserver.ensure_running()
 
 
-def laid(parts: list[Tensor], slots: list[int], pin: bool) -> Tensor:
-    """Interleaves the workers' rows: part i takes rows ``slots[i]``, ``slots[i] + len(parts)``, ... The only host copy."""
+def laid(parts: list[Tensor], slots: list[int], pin: bool, views: int = 1) -> Tensor:
+    """Interleaves the workers' positions, of ``views`` rows each: part i takes positions ``slots[i]``, ``slots[i] + len(parts)``,
+    ... The only host copy."""
     whole = torch.empty(sum(map(len, parts)), *parts[0].shape[1:], dtype=parts[0].dtype, pin_memory=pin)
+    by_position = whole.view(-1, views, *whole.shape[1:])
     for part, slot in zip(parts, slots):
-        whole[slot :: len(parts)] = part
+        by_position[slot :: len(parts)] = part.view(-1, views, *part.shape[1:])
     return whole
 
 

@@ -5,7 +5,7 @@ in one micro-batch wherever ranks x accumulation divides M. Each group of classe
 is timm's ``mode=batch``, with eight it is that of eight GPUs.
 
 Mixup: Zhang et al. 2018, arXiv:1710.09412. Cutmix: Yun et al. 2019, arXiv:1905.04899. Box, corrected weight and
-smoothing by timm's formulas.
+smoothing by timm's formulas; published CIFAR code differs in boxes of an odd side alone (``cutmix_side``).
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ def draw(augment: Augment, k: int, size: int) -> Draw:
     if not (random.random() < augment.mix_switch if both else augment.cutmix > 0):
         return Draw(float(random.beta(augment.mixup, augment.mixup)))
     weight = float(random.beta(augment.cutmix, augment.cutmix))
-    return cut(weight, int(random.integers(size)), int(random.integers(size)), size)
+    return cut(weight, int(random.integers(size)), int(random.integers(size)), size, augment.cutmix_side == "even")
 
 
-def cut(weight: float, y: int, x: int, size: int) -> Draw:
+def cut(weight: float, y: int, x: int, size: int, even: bool = False) -> Draw:
     """The box of area 1 - ``weight`` around (y, x), and the weight that its part inside the image leaves."""
     side = int(size * math.sqrt(1 - weight))
+    side -= side % 2 if even else 0
     top, left = max(y - side // 2, 0), max(x - side // 2, 0)
     bottom, right = min(y + (side + 1) // 2, size), min(x + (side + 1) // 2, size)
     return Draw(1.0 - (bottom - top) * (right - left) / (size * size), (top, bottom, left, right))
@@ -86,6 +87,13 @@ def _store(table: Tensor, partner: Integers, weight: NDArray[np.float64], boxes:
     table[:, Column.PARTNER] = torch.from_numpy(partner)
     table[:, Column.WEIGHT] = torch.from_numpy(weight.view(np.int64))
     table[:, Column.TOP : Column.RIGHT + 1] = torch.from_numpy(boxes)
+
+
+def mix_views(table: Tensor, views: int) -> None:
+    """``table``: ``views`` rows an image, of which the first is filled: each view is mixed with the partner's, as the first is."""
+    by_image = table.view(-1, views, table.shape[1])
+    by_image[:, 1:, Column.PARTNER : Column.RIGHT + 1] = by_image[:, :1, Column.PARTNER : Column.RIGHT + 1]
+    by_image[..., Column.PARTNER] = by_image[..., Column.PARTNER] * views + torch.arange(views)
 
 
 def mixed(images: Tensor, table: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,7 +31,7 @@ from .manifest import Manifest, SplitEntry, Triple, read_manifest, write_manifes
 from .notes import Written, is_whole, read_note, write_note
 from .processes import pool
 from .scan import scan
-from .sources import Integers, Source, array_source, open_source
+from .sources import Integers, Source, array_source, fewer, open_source, splits_of
 
 log = logging.getLogger(__name__)
 
@@ -72,19 +72,37 @@ def pack(
     shuffle_seed: int | None = 0,
     jobs: int = 1,
     classes_file: str | None = None,
+    first_classes: int | None = None,
+    per_class: int | None = None,
     skip_bad: bool = False,
     on_progress: Progress = lambda done, total: None,
 ) -> PackReport:
-    """Packs an image folder, an ``.npz`` or a pair ``images.npy,labels.npy`` into ``out`` as ``split``.
+    """Packs an image folder, a folder of class strips, an ``.npz`` or a pair ``images.npy,labels.npy`` into ``out``.
 
-    ``shuffle_seed`` None keeps the source's order. ``on_progress(shards done, shards)``. DataError: a picture that does not
-    decode (unless ``skip_bad``, which lists it in ``rejected.txt``), other data under the same split, other classes.
+    ``split``: what it will be; of strips, which part of them is taken. ``first_classes`` and ``per_class`` (of each class,
+    the first images in the source's order) leave the rest out. ``shuffle_seed`` None keeps the source's order.
+    ``on_progress(shards done, shards)``. DataError: a picture that does not decode (unless ``skip_bad``, which lists it in
+    ``rejected.txt``), other data under the same split, other classes.
     """
     classes = read_classes(Path(classes_file), required=True) if classes_file else ()
-    source = open_source(src, classes)
+    source = open_source(src, split, classes)
+    if first_classes is not None or per_class is not None:
+        source = fewer(source, first_classes, per_class)
     return _pack(
         source, Path(out), split, name or Path(out).resolve().name, shard_mb, shuffle_seed, jobs, skip_bad, on_progress
     )
+
+
+def pack_all(
+    src: str, out: str, *, split: str | None = None, per_class: int | None = None, **settings: Any
+) -> Iterator[PackReport]:
+    """:func:`pack` of ``split``, or of each split that the source itself holds, else of ``train``; a report as each is done.
+
+    Of a source with splits of its own, ``per_class`` leaves the images for evaluation whole.
+    """
+    own = splits_of(src)
+    for name in (split,) if split else own or ("train",):
+        yield pack(src, out, split=name, per_class=None if own and name != "train" else per_class, **settings)
 
 
 def pack_arrays(

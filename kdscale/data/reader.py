@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdscale.errors import DataError
-from kdscale.keys import key
+from kdscale.keys import fold, key
 from kdscale.recipe.data import Data
 
 from .augment import Transform, erasing_boxes, generators_kept
@@ -31,7 +31,7 @@ ANNOUNCED = 16 << 10  # bytes from which a sample is worth a system call of its 
 
 
 class Rows(NamedTuple):
-    """What is known of some positions before any byte is read; all arrays of one length."""
+    """What is known of some positions before any byte is read; all arrays of one length, ``views`` rows a position."""
 
     positions: Integers
     samples: Integers  # -1: padding
@@ -39,11 +39,13 @@ class Rows(NamedTuple):
     keys: NDArray[np.uint64]
     draws: NDArray[np.float64]
     boxes: Integers
+    views: int = 1
 
     def of(self, start: int, stop: int) -> Rows:
-        cut = slice(start, stop)
-        positions, samples, repeats, keys, draws, boxes = self
-        return Rows(positions[cut], samples[cut], repeats[cut], keys[cut], draws[cut], boxes[cut])
+        """The rows of these positions."""
+        cut = slice(start * self.views, stop * self.views)
+        positions, samples, repeats, keys, draws, boxes, views = self
+        return Rows(positions[cut], samples[cut], repeats[cut], keys[cut], draws[cut], boxes[cut], views)
 
 
 class Reader(Protocol):
@@ -82,9 +84,12 @@ class Bytes:
 class TrainReader:
     """Training images under the keys of ``sequence.seed``."""
 
-    def __init__(self, split: Split, data: Data, sequence: Sequence, together: int) -> None:
-        """``together``: ranks x accumulation x workers; where it divides the group, copies of an image meet in one reader."""
-        self.split, self.data, self.sequence = split, data, sequence
+    def __init__(self, split: Split, data: Data, sequence: Sequence, together: int, views: int = 1) -> None:
+        """``together``: ranks x accumulation x workers; where it divides the group, copies of an image meet in one reader.
+
+        ``views``: rows of each position, each with its own augmentation; the first is what one view alone would be.
+        """
+        self.split, self.data, self.sequence, self.views = split, data, sequence, views
         self.size = split.info.size
         self.bytes = Bytes(split, data.verify == "always")
         self.transform = Transform(data.train, split.info)
@@ -97,14 +102,17 @@ class TrainReader:
         samples, repeats, epochs = self.sequence.at(positions)
         words = (epochs.astype(np.uint64), samples.astype(np.uint64), repeats.astype(np.uint64))
         keys: NDArray[np.uint64] = key(self.sequence.seed, AUGMENT, *words)
+        if self.views > 1:
+            positions, samples, repeats = (np.repeat(values, self.views) for values in (positions, samples, repeats))
+            keys = np.stack([keys, *(fold(keys, view) for view in range(1, self.views))], axis=1).reshape(-1)
         draws = self.transform.draws(keys)
         boxes = erasing_boxes(self.data.train, self.size, keys, draws)
-        return Rows(positions, samples, repeats, keys, draws, boxes)
+        return Rows(positions, samples, repeats, keys, draws, boxes, self.views)
 
     def read(self, rows: Rows, following: Rows | None = None) -> Part:
         """Reads ``rows``; ``following`` are announced to the operating system. DataError names sample, shard, offset."""
         if following is not None:
-            self.bytes.announce(following.samples)
+            self.bytes.announce(following.samples[:: following.views])
         if not self.foreign:
             return self._read(rows)
         with generators_kept():
@@ -112,19 +120,21 @@ class TrainReader:
 
     def _read(self, rows: Rows) -> Part:
         images = torch.zeros(len(rows.positions), self.size, self.size, 3, dtype=torch.uint8)
-        valid, notes = np.ones(len(rows.positions), bool), []
-        for row, (sample, repeat, k) in enumerate(zip(rows.samples.tolist(), rows.repeats.tolist(), rows.keys.tolist())):
+        valid, notes, keys = np.ones(len(rows.positions), bool), [], rows.keys.tolist()
+        firsts = range(0, len(rows.positions), rows.views)
+        for first, sample, repeat in zip(firsts, rows.samples[:: rows.views].tolist(), rows.repeats[:: rows.views].tolist()):
             try:
                 image = self._decoded(sample, repeat)
             except DataError as error:
                 message = f"{self.split.describe(sample)}: {error}"
                 if self.data.on_bad == "raise":
                     raise DataError(f"{message}; on_bad=mask goes on without it") from None
-                valid[row] = False
+                valid[first : first + rows.views] = False
                 notes.append(message)
                 continue
             try:
-                images[row] = self.transform(image, rows.draws[row], k)
+                for row in range(first, first + rows.views):
+                    images[row] = self.transform(image, rows.draws[row], keys[row])
             except DataError as error:  # a good image that the recipe does not fit is nothing to go on without
                 raise DataError(f"{self.split.describe(sample)}: {error}") from None
         return Part(images, filled(rows, valid, self.split.info.labels), tuple(notes))

@@ -1,4 +1,4 @@
-"""What can be packed: a folder of images (a class a first folder) and arrays. Pickles are not read.
+"""What can be packed: a folder of images (a class a first folder), a folder of class strips, arrays. Pickles are not read.
 
 A source knows its labels, a size for each sample from which shards are planned, and a fingerprint; ``take`` cuts out what
 one process needs. Files keep their bytes, unless they are of a form that training does not read.
@@ -10,7 +10,7 @@ import hashlib
 import io
 import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from zipfile import BadZipFile
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kdscale.errors import DataError
+
+from .strips import FOLDERS, is_strips, read_strips
 
 Integers = NDArray[np.int64]
 
@@ -137,15 +139,49 @@ def png(image: Image.Image) -> tuple[bytes, NDArray[np.uint8]]:
     return file.getvalue(), np.asarray(image.convert("RGB"))
 
 
-def open_source(src: str, classes: tuple[str, ...]) -> Source:
-    """``src``: an image folder, a ``.npz`` of images and labels, or ``images.npy`` beside ``labels.npy`` (a comma between)."""
+def open_source(src: str, split: str, classes: tuple[str, ...]) -> FolderSource | ArraySource:
+    """``src``: an image folder, a folder of class strips, of which ``split`` is taken, a ``.npz`` of images and labels, or
+    ``images.npy`` beside ``labels.npy`` (a comma between)."""
     paths = [Path(part).expanduser() for part in src.split(",")]
     for path in paths:
         if not path.exists():
             raise DataError(f"there is nothing to pack at {path}")
+    if is_strips(paths[0]):
+        images, labels, names = read_strips(paths[0], split)
+        return array_source(images, labels, classes or names, src)
     if paths[0].is_dir():
         return folder_source(paths[0], classes)
     return array_source(*_arrays(paths), classes, src)
+
+
+def splits_of(src: str) -> tuple[str, ...]:
+    """The splits that one source holds and names itself; empty: it is one split, which its user names."""
+    return tuple(FOLDERS) if is_strips(Path(src).expanduser()) else ()
+
+
+def fewer(source: FolderSource | ArraySource, classes: int | None, per_class: int | None) -> FolderSource | ArraySource:
+    """``source`` without what is beyond its first ``classes`` classes and the first ``per_class`` images of each."""
+    names, labels = source.names, source.labels
+    if classes is not None:
+        there = len(names) or int(labels.max()) + 1
+        if classes > there:
+            raise DataError(f"the first {classes} classes were asked for, and there are {there}")
+        names = names[:classes]
+    kept = np.full(len(labels), True) if classes is None else labels < classes
+    if per_class is not None:
+        kept &= occurrence(labels) < per_class
+    if not kept.any():
+        raise DataError("the classes asked for have no images: ask for more of them")
+    return replace(source.take(np.flatnonzero(kept)), names=names)
+
+
+def occurrence(labels: Integers) -> Integers:
+    """How many of the entries before it have the label of each entry."""
+    by_label = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[by_label], labels[by_label])
+    found = np.empty_like(labels)
+    found[by_label] = np.arange(len(labels)) - starts
+    return found
 
 
 def folder_source(root: Path, classes: tuple[str, ...]) -> FolderSource:

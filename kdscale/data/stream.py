@@ -21,7 +21,7 @@ from kdscale.types import Batch
 
 from .device import Finish, mark_erased, tensors
 from .loading import Loading, start_server, worker_count
-from .mix import Mixer
+from .mix import Mixer, mix_views
 from .order import Integers, sequence
 from .plans import Plan, check_batch
 from .reader import TrainReader
@@ -61,7 +61,9 @@ class TrainStream:
     """Micro-batches of one phase for one rank, on ``device``.
 
     ``seed``: the engine's key of (run seed, phase). ``classes``: outputs of the model, which every label must fit.
-    ``local_ranks``: processes that share this machine's cores. DataError: a batch that does not divide, labels out of range.
+    ``local_ranks``: processes that share this machine's cores. ``views``: with more than one, ``Batch.images`` is [B,V,3,H,W],
+    each view with an augmentation of its own; the first is the image that one view alone would be. DataError: a batch that
+    does not divide, labels out of range.
     """
 
     def __init__(
@@ -78,16 +80,17 @@ class TrainStream:
         classes: int,
         workers: int | Literal["auto"],
         local_ranks: int = 1,
+        views: int = 1,
     ) -> None:
         check_batch(plan, ranks, accumulate)
         check_labels(split, classes)
         self.split, self.data, self.plan = split, data, plan
-        self.rank, self.ranks, self.accumulate, self.device = rank, ranks, accumulate, device
+        self.rank, self.ranks, self.accumulate, self.device, self.views = rank, ranks, accumulate, device, views
         self.workers = worker_count(workers, local_ranks, plan.batch // (ranks * accumulate))
         self.bad = 0  # samples of this rank that on_bad=mask let pass
         self._sequence = sequence(data, plan, seed)
         self._mixer = Mixer(data.train, plan, seed, split.info.size)
-        self._finish = Finish(split.info, device, data.train, classes)
+        self._finish = Finish(split.info, device, data.train, classes, views)
         self._loading: Loading | None = None
         if self.workers:
             start_server()
@@ -98,14 +101,17 @@ class TrainStream:
         steps = Steps(self.plan, self.rank, self.ranks, self.accumulate, start_step)
         if not len(steps):
             return
-        reader = TrainReader(self.split, self.data, self._sequence, steps.stride * max(1, self.workers))
-        pin = self.device.type == "cuda"
-        self._loading = loading = Loading(steps, reader, self.workers, self.data.prefetch, self.rank, pin)
+        self._loading = loading = self._load(steps)
         try:
             batches = self._finished(loading, steps)
-            yield from ahead(batches, self.device) if pin else batches
+            yield from ahead(batches, self.device) if self.device.type == "cuda" else batches
         finally:
             loading.close()
+
+    def _load(self, steps: Steps) -> Loading:
+        reader = TrainReader(self.split, self.data, self._sequence, steps.stride * max(1, self.workers), self.views)
+        pin = self.device.type == "cuda"
+        return Loading(steps, reader, self.workers, self.data.prefetch, self.rank, pin, self.views)
 
     def _finished(self, loading: Loading, steps: Steps) -> Iterator[Batch]:
         for number, (images, table, notes) in enumerate(loading):
@@ -116,7 +122,9 @@ class TrainStream:
         start = self.plan.position(step)
         mixing = self._mixer.on(start)
         if mixing:
-            self._mixer.fill(table, start, self.plan.size(step), share)
+            self._mixer.fill(table[:: self.views], start, self.plan.size(step), share)
+            if self.views > 1:
+                mix_views(table, self.views)
         erased, largest = mark_erased(table)
         return self._finish(images, table, mixing, erased, largest)
 

@@ -93,7 +93,9 @@ def timed_step(stage: Stage) -> tuple[float, float]:
             micro = [next(batches) for _ in range(stage.recipe.machine.accumulate)]
             meter.waited += time.perf_counter() - asked
             for number, batch in enumerate(micro):
-                losses = stage.wrapped.accumulate(batch, stage.teach(batch), 1 / len(micro), number == len(micro) - 1)
+                stage.begin_micro_batch(progress, number)
+                taught = stage.teach(batch, progress)
+                losses = stage.wrapped.accumulate(batch, taught, 1 / len(micro), number == len(micro) - 1)
                 meter.add(losses)
             stage.wrapped.clip(stage.phase.optimizer.clip)
             stage.wrapped.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from ..recipe.resolve import digest, phase_data
 from ..recipe.text import to_plain
 from ..tasks import task_of
 from ..types import Context, DatasetInfo, World
-from .stage import build_source, phase_plan
+from .stage import build_source, fresh_network, phase_plan
 
 # Sizes of the sets that the shipped recipes name, so that a recipe can be shown where its data are not.
 PUBLISHED = {"imagenet": (1_281_167, 1000), "cifar100": (50_000, 100)}
@@ -87,10 +88,14 @@ def _data(phase: Phase, data: Data) -> tuple[DatasetInfo, Plan | None, str]:
 
 def _networks(recipe: Recipe, number: int, info: DatasetInfo) -> Iterator[str]:
     phase = recipe.phases[number]
-    trained = phase.method.needs().trained
+    needs = phase.method.needs()
+    trained = needs.trained
     built: dict[str, Network] = {}
     absent: dict[str, NetworkError] = {}
     for role, source in phase.networks.items():
+        if role in needs.drawn:
+            yield f"  drawn   {role} ({_named(phase, role)}): its architecture alone, with fresh weights"
+            continue
         try:
             built[role] = build_source(recipe, number, role, source, info, None, trained=role in trained, load=False)
         except NetworkError as error:
@@ -116,6 +121,8 @@ def _named(phase: Phase, role: str) -> str:
 
 def _parts(recipe: Recipe, phase: Phase, built: dict[str, Network], info: DatasetInfo) -> dict[str, nn.Module]:
     world = World(0, 1, lambda t: t, lambda t: t.detach())
-    context = Context(built, info, world, task_of(recipe), phase, recipe.seed, "fp32", torch.device("cpu"))
+    number = recipe.phases.index(phase)
+    fresh = partial(fresh_network, recipe, number, info)
+    context = Context(built, fresh, info, world, task_of(recipe), phase, recipe.seed, "fp32", torch.device("cpu"))
     parts: dict[str, nn.Module] = phase.method.build(context).parts()  # type: ignore[attr-defined]
     return parts

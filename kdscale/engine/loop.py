@@ -41,8 +41,8 @@ class Loop:
         try:
             batches = stream.batches(self.memory.step)
             self.meter.since = time.perf_counter()
-            for step in range(self.memory.step, stage.plan.total_steps):
-                self.step(step, batches)
+            while not self.upkeep.over:
+                self.step(self.memory.step, batches)
         finally:
             stream.close()
         self.upkeep.save_or_fail()
@@ -60,7 +60,8 @@ class Loop:
         total = torch.zeros((), device=stage.session.device, dtype=torch.float64)
         before = self._before() if stage.recipe.nonfinite == "skip" else None
         for number, batch in enumerate(micro):
-            taught = stage.teach(batch)
+            stage.begin_micro_batch(progress, number)
+            taught = stage.teach(batch, progress)
             losses = stage.wrapped.accumulate(batch, taught, 1.0 / len(micro), last=number == len(micro) - 1)
             total += self.meter.add(losses)
         if self._update(step, micro, total, before):

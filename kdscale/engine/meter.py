@@ -11,7 +11,7 @@ from torch import Tensor
 from ..types import Losses
 from .parallel import Session
 
-Sums = tuple[Tensor | None, int]
+Sums = tuple[Tensor | None, int, Tensor | None, int]
 
 
 class Meter:
@@ -25,6 +25,8 @@ class Meter:
         self.images = 0  # of all ranks
         self.waited = 0.0  # seconds in which the device had no data
         self.since = time.perf_counter()
+        self.epoch_sum: Tensor | None = None  # of the whole loss, since the epoch began
+        self.epoch_count = 0
 
     def add(self, losses: Losses) -> Tensor:
         """Adds a micro-batch; returns its total, detached."""
@@ -34,7 +36,18 @@ class Meter:
             self.sums, self.count = torch.zeros_like(values), 0
         self.sums += values
         self.count += 1
-        return values.sum()
+        total = values.sum()
+        self.epoch_sum = total if self.epoch_sum is None else self.epoch_sum + total
+        self.epoch_count += 1
+        return total
+
+    def epoch_mean(self) -> float:
+        """Mean loss over micro-batches and ranks since the last call. A collective."""
+        if self.epoch_sum is None:
+            return 0.0
+        mean = float(self.session.total(self.epoch_sum)) / (self.session.size * self.epoch_count)
+        self.epoch_sum, self.epoch_count = None, 0
+        return mean
 
     def line(self) -> dict[str, Any]:
         """Means over micro-batches and ranks, and the speed; then begins anew. A collective."""
@@ -52,11 +65,11 @@ class Meter:
         return line
 
     def sums_so_far(self) -> Sums:
-        return None if self.sums is None else self.sums.clone(), self.count
+        return None if self.sums is None else self.sums.clone(), self.count, self.epoch_sum, self.epoch_count
 
     def forget(self, sums: Sums) -> None:
         """Goes back to what :meth:`sums_so_far` said: a skipped step is no part of the means."""
-        self.sums, self.count = sums
+        self.sums, self.count, self.epoch_sum, self.epoch_count = sums
 
     def reset(self) -> None:
         self.sums, self.count, self.images, self.waited = None, 0, 0, 0.0
@@ -65,16 +78,29 @@ class Meter:
     def state(self) -> dict[str, Any]:
         """A collective; the same on every rank."""
         mine = None if self.sums is None else self.sums.tolist()
-        return {"names": self.names, "sums": self.session.all_of(mine), "count": self.count}
+        epoch = 0.0 if self.epoch_sum is None else float(self.epoch_sum)
+        sums, epochs = zip(*self.session.all_of((mine, epoch)), strict=True)
+        return {
+            "names": self.names,
+            "sums": list(sums),
+            "count": self.count,
+            "epoch_sums": list(epochs),
+            "epoch_count": self.epoch_count,
+        }
 
     def load(self, state: dict[str, Any], device: torch.device) -> None:
         """Each rank its own sums; with another number of ranks each takes an equal share of the total."""
+        epochs = state.get("epoch_sums", [])
+        if epochs and state["epoch_count"]:
+            mine = epochs[self.session.rank] if len(epochs) == self.session.size else sum(epochs) / len(epochs)
+            self.epoch_sum = torch.tensor(mine, dtype=torch.float64, device=device)
+            self.epoch_count = int(state["epoch_count"])
         sums = [s for s in state["sums"] if s is not None]
         if not sums:
             return
         self.names, self.count = list(state["names"]), int(state["count"])
         if len(sums) == self.session.size:
-            mine = sums[self.session.rank]
+            means = sums[self.session.rank]
         else:
-            mine = [sum(column) / len(sums) for column in zip(*sums, strict=True)]
-        self.sums = torch.tensor(mine, dtype=torch.float64, device=device)
+            means = [sum(column) / len(sums) for column in zip(*sums, strict=True)]
+        self.sums = torch.tensor(means, dtype=torch.float64, device=device)

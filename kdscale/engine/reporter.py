@@ -169,7 +169,7 @@ def train_text(line: dict[str, Any]) -> str:
     losses = " ".join(f"{name} {value:.4f}" for name, value in line["losses"].items())
     return (
         f"{line['phase']} step {line['step']}/{line['steps']} epoch {line['epoch']:.2f} loss {line['loss']:.4f} ({losses})"
-        f" lr {line['lr']:.3g} {line['images_per_second']:.0f} images/s wait {100 * line['data_wait']:.0f}% ETA {duration(line['eta'])}"
+        f" lr {line['lr']:.3g} {line['images_per_second']:.0f} images/s wait {100 * line['data_wait']:.0f}% ETA {'at most ' if line.get('at_most') else ''}{duration(line['eta'])}"
     )
 
 

@@ -30,7 +30,7 @@ from .parallel import Session
 from .phase_file import PhaseFile
 from .reporter import Journal, Reporter, Several, Silent, cut_back
 from .stage import Stage, build_stage, open_data
-from .upkeep import Upkeep
+from .upkeep import TRAINING, Upkeep
 
 ReporterFactory = Callable[[Recipe, Path], list[Reporter]]
 
@@ -139,7 +139,7 @@ def _phases(recipe: Recipe, folder: Folder, session: Session, reporter: Reporter
         upkeep = Upkeep(stage, memory, meter, folder, reporter)
         upkeep.last_save = start
         start_phase(stage, memory, upkeep, reporter)
-        if memory.step < stage.plan.total_steps:
+        if not upkeep.over:
             Loop(stage, memory, meter, reporter, upkeep, signals).run()
         elif _end_step(folder, number, stage) != memory.step:
             upkeep.finish()  # killed between the last save and the file of the phase's end
@@ -193,7 +193,7 @@ def check_names(stage: Stage) -> None:
         raise RecipeError(f"evaluation.best_of: phase {stage.phase.name!r} has no answer {asked!r}; {nearest(asked, names)}")
     schedule = stage.phase.schedule
     if isinstance(schedule, Plateau):
-        known = [f"{name}.{score}" for name in names for score in ("top1", "top5", "loss")]
+        known = [f"{name}.{score}" for name in names for score in ("top1", "top5", "loss")] + [TRAINING]
         if schedule.metric not in known:
             raise RecipeError(f"schedule.metric: there is no {schedule.metric!r} to watch; {nearest(schedule.metric, known)}")
 

@@ -31,14 +31,22 @@ def learning_rate(schedule: Schedule, base: float, progress: Progress, history: 
 
 
 def cuts(schedule: Plateau, history: Sequence[float]) -> int:
-    """How often the metric stayed without improvement for more than ``patience`` evaluations (torch's ReduceLROnPlateau)."""
+    """How often the metric stayed without improvement for more than ``patience`` records (torch's ReduceLROnPlateau)."""
     sign = 1.0 if schedule.mode == "max" else -1.0
     best, waited, count = -math.inf, 0, 0
     for entry in history:
-        if sign * entry > best + schedule.threshold:
+        margin = schedule.threshold * (abs(best) if schedule.relative and math.isfinite(best) else 1.0)
+        if sign * entry > best + margin:
             best, waited = sign * entry, 0
         else:
             waited += 1
         if waited > schedule.patience:
             waited, count = 0, count + 1
     return count
+
+
+def over(schedule: Schedule, base: float, history: Sequence[float]) -> bool:
+    """Whether a plateau has cut the rate down to its ``end``, where that ends the phase."""
+    if not isinstance(schedule, Plateau) or not schedule.stops:
+        return False
+    return base * schedule.factor ** cuts(schedule, history) <= schedule.end * (1 + 1e-9)

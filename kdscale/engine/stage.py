@@ -5,10 +5,11 @@ Nothing thaws or freezes while it is wrapped: a new phase is a new module that l
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ import torch
 from torch import nn
 
 from .. import keys
-from ..data import Plan, Split, TrainStream, check_batch, open_split, plan
+from ..data import Plan, Split, TrainStream, check_batch, open_split, open_stream, plan
 from ..errors import RecipeError
 from ..networks import FrozenNetwork, Network, build_network, synchronise
 from ..recipe import Data, FromPhase, Model, Phase, Recipe
 from ..recipe.resolve import phase_data
 from ..tasks import Task, task_of
 from ..types import Batch, Context, DatasetInfo, Progress, Taught
+from .allocator import keep_freed_memory
 from .ema import Ema
 from .folder import Folder
 from .optim import build_optimizer, parameter_groups, set_rates
@@ -71,7 +73,7 @@ class Stage:
         return Progress(self.number, step, self.plan.position(step), self.plan.epoch(step), self.plan.epochs)
 
     def stream(self) -> TrainStream:
-        return TrainStream(
+        return open_stream(
             self.train_split,
             self.data,
             self.plan,
@@ -93,10 +95,21 @@ class Stage:
         set_rates(self.wrapped._inner, self.groups, rate)
         return rate
 
-    def teach(self, batch: Batch) -> Taught:
-        """What each frozen network says of a batch."""
-        taps = self.phase.method.needs().taps
-        return {role: network(batch.images, tuple(taps.get(role, ()))) for role, network in self.frozen.items()}
+    def begin_micro_batch(self, progress: Progress, number: int) -> None:
+        """Tells the session which rank holds the first row of micro-batch ``number`` of the step at ``progress``."""
+        ranks = self.session.size
+        place = progress.position % (ranks * self.recipe.machine.accumulate)
+        self.session.first = place % ranks if place // ranks == number else 0
+
+    @cached_property
+    def taps(self) -> dict[str, tuple[str, ...]]:
+        """What each frozen network is asked for besides its logits."""
+        asked = self.phase.method.needs().taps
+        return {role: network.expanded(asked.get(role, ())) for role, network in self.frozen.items()}
+
+    def teach(self, batch: Batch, progress: Progress) -> Taught:
+        """What the frozen networks whose turn it is say of a batch."""
+        return {role: self.frozen[role](batch.images, self.taps[role]) for role in self.phase.method.asks(progress)}
 
 
 def seed_foreign(seed: int, progress: Progress, rank: int) -> None:
@@ -133,14 +146,18 @@ def build_stage(recipe: Recipe, number: int, session: Session, folder: Folder | 
     trained = {role: n for role, n in networks.items() if not isinstance(n, FrozenNetwork)}
     frozen = {role: n for role, n in networks.items() if isinstance(n, FrozenNetwork)}
     task = task_of(recipe)
-    context = Context(networks, train.info, session.world(), task, phase, recipe.seed, recipe.precision, session.device)
+    fresh = partial(fresh_network, recipe, number, train.info)
+    world = session.world()
+    context = Context(networks, fresh, train.info, world, task, phase, recipe.seed, recipe.precision, session.device)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(keys.key(recipe.seed, 8, number) >> 1)  # heads and adapters, equal on every rank
         distiller: nn.Module = phase.method.build(context)  # type: ignore[attr-defined]
     if recipe.batch_norm == "sync":
-        synchronise(distiller, session.world())
+        synchronise(distiller, world)
     take_carried(distiller, recipe, number, folder)
     place(distiller, frozen.values(), session, recipe)
+    if session.device.type == "cpu":
+        keep_freed_memory()
     answers = answer_names(distiller, train.info, session.device)
     if recipe.machine.compile:
         compile_networks(distiller, frozen.values())
@@ -191,6 +208,8 @@ def build_networks(
     built: dict[str, Network] = {}
     shared: dict[Any, Network] = {}
     for role, source in phase.networks.items():
+        if role in needs.drawn:
+            continue
         is_trained = role in needs.trained
         if not is_trained and source in shared:
             built[role] = shared[source]
@@ -226,6 +245,16 @@ def build_source(
     if load and isinstance(source, FromPhase) and folder is not None:
         network.body.load_state_dict(PhaseFile(phase_path(recipe, source, folder)).body(source.role), strict=True)
     return network
+
+
+def fresh_network(recipe: Recipe, number: int, info: DatasetInfo, role: str, copy: int) -> Network:
+    """Another network of the architecture that ``role`` has, with weights of its own draw."""
+    source = origin(recipe, recipe.phases[number].networks[role])
+    seed = int(keys.key(recipe.seed, 6, number, copy, *role.encode())) >> 1
+    model = dataclasses.replace(source, weights="random")
+    return build_network(
+        model, info, trained=True, seed=seed, normalisation=(info.mean, info.std), precision="fp32", load=False
+    )
 
 
 def origin(recipe: Recipe, source: Model | FromPhase) -> Model:

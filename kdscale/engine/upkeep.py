@@ -18,9 +18,11 @@ from .folder import Folder
 from .keeper import Memory, averaged_statistics, collect, write_phase_file
 from .meter import Meter
 from .reporter import Reporter
+from .schedule import over
 from .stage import Stage
 
 TRIES = 3  # saves that may fail in a row
+TRAINING = "train.loss"  # the metric of a plateau that watches no evaluation
 
 
 class Upkeep:
@@ -39,13 +41,25 @@ class Upkeep:
         name, _, field = schedule.metric.rpartition(".")
         return [line[field] for line in self.memory.history if line["name"] == name]
 
+    @property
+    def over(self) -> bool:
+        """Whether the phase has come to its end: its last step, or the last cut of a plateau that stops."""
+        phase = self.stage.phase
+        done = self.memory.step >= self.stage.plan.total_steps
+        return done or over(phase.schedule, phase.optimizer.lr, self.plateau_history())
+
     def due(self, step: int) -> bool:
-        return bool(self._evaluation_due(step) or self._save_due(step) or self._epoch_files_due(step))
+        return bool(
+            self._evaluation_due(step) or self._save_due(step) or self._epoch_files_due(step) or self._epoch_mean_due(step)
+        )
 
     def run(self, step: int) -> None:
         """Whatever is due after step number ``step``: evaluation first, so that the save knows what it said."""
         started = time.perf_counter()
-        improved = self.evaluate() if self._evaluation_due(step) else False
+        if self._epoch_mean_due(step):
+            self._record_epoch()
+        ends = self.over
+        improved = self.evaluate() if ends or self._evaluation_due(step) else False
         # Files that later phases read come before the save: a run that is killed between the two writes them again.
         if improved or self._epoch_files_due(step):
             refuse_poison(self.stage, self.memory)
@@ -54,7 +68,7 @@ class Upkeep:
         if improved and self._best_named:
             write_phase_file(self.stage, self.folder, "best", self.memory)
         self._keep_for_good(step)
-        if improved or self._save_due(step):
+        if ends or improved or self._save_due(step):
             self.save()
         self.seconds = time.perf_counter() - started
 
@@ -76,6 +90,16 @@ class Upkeep:
         if setting.every_steps:
             return (step + 1) % setting.every_steps == 0
         return setting.every_epochs is not None and self._crossed(step, setting.every_epochs)
+
+    def _epoch_mean_due(self, step: int) -> bool:
+        schedule = self.stage.phase.schedule
+        return isinstance(schedule, Plateau) and schedule.metric == TRAINING and self._crossed(step, 1.0)
+
+    def _record_epoch(self) -> None:
+        """The epoch's mean training loss, for a plateau that watches it."""
+        epoch = self.stage.progress(self.memory.step).epoch
+        line = {"step": self.memory.step, "epoch": epoch, "name": "train", "loss": self.meter.epoch_mean()}
+        self.memory.history.append(line)
 
     def _epochs_named_later(self) -> set[int]:
         """Epochs of this phase from which a later phase takes a network."""
@@ -119,7 +143,7 @@ class Upkeep:
             self._evaluation_line({"name": role, **entry}, progress)
 
     def _evaluation_line(self, line: dict[str, Any], progress: Progress) -> None:
-        self.reporter.evaluation(self._place(progress) | line)
+        self.reporter.evaluation(self._place(progress) | line | {"seconds": self.memory.seconds})
 
     def log(self, rate: float) -> None:
         """The line of means since the last one. A collective."""
@@ -128,7 +152,8 @@ class Upkeep:
             return
         plan, progress = self.stage.plan, self.stage.progress(self.memory.step)
         left = (plan.position(plan.total_steps) - progress.position) / max(line["images_per_second"], 1e-9)
-        self.reporter.train(self._place(progress) | {"steps": plan.total_steps, "lr": rate, "eta": left} | line)
+        at_most = {"at_most": True} if getattr(self.stage.phase.schedule, "stops", False) else {}
+        self.reporter.train(self._place(progress) | {"steps": plan.total_steps, "lr": rate, "eta": left} | at_most | line)
 
     def _place(self, progress: Progress) -> dict[str, Any]:
         return {

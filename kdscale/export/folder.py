@@ -104,7 +104,7 @@ def _write(network: Network, folder: Path, facts: Facts, state: dict[str, Tensor
     (folder / "README.md").write_text(text, encoding="utf-8")
     (folder / "recipe.json").write_text(facts.recipe_json.rstrip("\n") + "\n", encoding="utf-8")
     if architecture.kind == "cifar":
-        (folder / "model.py").write_text(standalone_source(), encoding="utf-8")
+        (folder / "model.py").write_text(standalone_source(architecture.name), encoding="utf-8")
     weights.chmod((folder / "config.json").stat().st_mode)  # safetensors writes for the owner alone, whatever the umask says
     for path in folder.iterdir():
         _sync(path)

@@ -1,26 +1,58 @@
 """``model.py`` of an export that timm does not know: the network's own source and a loader, needing torch and nothing else.
 
-The source of ``networks/cifar.py`` goes in verbatim (that file imports torch alone), followed by the functions below from
-``read_safetensors`` on; so what a stranger reads is what was trained. Weights are read without the safetensors package.
+``networks/cifar/walk.py`` and the one file of the network's family are joined, followed by ``read_safetensors`` and ``load``
+below: their definitions verbatim, so what a stranger reads is what was trained, and their imports gathered at the top. Weights are read without the safetensors package.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
+import itertools
 import json
 from pathlib import Path
 
 import torch
 
 from ..networks import cifar
-from ..networks.cifar import build
+from ..networks.cifar import build, walk
+
+OWN_IMPORTS = "import json\nfrom pathlib import Path\nimport torch"
+"""Of the functions below."""
 
 
-def standalone_source() -> str:
-    """The text of ``model.py``."""
-    imports = "import json  # noqa: E402\nfrom pathlib import Path  # noqa: E402"
-    functions = "\n\n\n".join(inspect.getsource(function).rstrip() for function in (read_safetensors, load))
-    return f"{inspect.getsource(cifar).rstrip()}\n\n\n{imports}\n\n\n{functions}\n"
+def standalone_source(name: str) -> str:
+    """The text of ``model.py`` for the network ``name``. Raises ValueError for one that is not known."""
+    base, family = (inspect.getsource(module) for module in (walk, cifar.family_of(name)))
+    docstring = "\n\n".join(ast.get_docstring(ast.parse(source)) or "" for source in (family, base))
+    functions = [inspect.getsource(function).strip() for function in (read_safetensors, load)]
+    definitions = "\n\n\n".join([_gathered(OWN_IMPORTS, base, family), _definitions(base), _definitions(family), *functions])
+    return f'"""{docstring}\n"""\n\nfrom __future__ import annotations\n\n{definitions}\n'
+
+
+def _imports(source: str) -> list[ast.Import | ast.ImportFrom]:
+    return [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def _definitions(source: str) -> str:
+    """All that follows the imports."""
+    return "\n".join(source.splitlines()[max(node.end_lineno or 0 for node in _imports(source)) :]).strip()
+
+
+def _gathered(*sources: str) -> str:
+    """The imports of all sources, but those from one another, as one sorts them: the standard library's, then torch's."""
+    plain: set[str] = set()
+    named: dict[str, set[str]] = {}
+    for node in itertools.chain.from_iterable(map(_imports, sources)):
+        names = {alias.name for alias in node.names}
+        if isinstance(node, ast.Import):
+            plain |= names
+        elif not node.level and node.module and node.module != "__future__":
+            named.setdefault(node.module, set()).update(names)
+    lines = [f"import {name}" for name in sorted(plain)]
+    lines += [f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(named.items())]
+    parts = [[line for line in lines if ("torch" in line) == of_torch] for of_torch in (False, True)]
+    return "\n\n".join("\n".join(part) for part in parts)
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:

@@ -6,7 +6,6 @@ A distiller's ``forward`` is the one door through which the engine calls it, bec
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal, final
 
 import torch
@@ -37,17 +36,21 @@ class Distiller(nn.Module):
 
     student: Network
     noise_key: Tensor  # [] int64: of (seed, phase, step), for masks drawn inside networks
+    share: Tensor  # [] float: of the phase that is done
 
-    def __init__(self, context: Context, frozen_bn: Literal["eval", "train"] = "eval") -> None:
-        """``frozen_bn='train'``: modules without a trained parameter follow the batch too."""
+    def __init__(self, context: Context, frozen_bn: Literal["eval", "train"] = "eval", student: str = "student") -> None:
+        """``frozen_bn='train'``: modules without a trained parameter follow the batch too. ``student``: role of the network
+        that is evaluated and exported."""
         super().__init__()
-        self.student = context.networks["student"]
+        self.student = context.networks[student]
         self.task: Any = context.task
         self.world = context.world
         self.seed = context.seed
         self.autocast = context.precision == "bf16"
         self.frozen_bn = frozen_bn
+        self._networks: list[Network] | None = None
         self.register_buffer("noise_key", torch.zeros((), dtype=torch.int64), persistent=False)
+        self.register_buffer("share", torch.zeros(()), persistent=False)
 
     @final  # type: ignore[misc]
     def forward(self, batch: Batch, taught: Taught | None = None) -> dict[str, Tensor]:
@@ -57,6 +60,7 @@ class Distiller(nn.Module):
                 return self.predictions(batch)
             for network in self.networks():
                 network.set_noise(self.noise_key, batch.position)
+                network.set_clock(self.share)
             return self.losses(batch, taught)
 
     def losses(self, batch: Batch, taught: Taught) -> Losses:
@@ -70,6 +74,7 @@ class Distiller(nn.Module):
     def before_step(self, progress: Progress) -> None:
         """Once an optimizer step, before its first micro-batch: the clock goes into 0-dim buffers."""
         self.noise_key.fill_(keys.signed(keys.key(self.seed, progress.phase, progress.step)))
+        self.share.fill_(progress.epoch / progress.epochs)
 
     def after_step(self, progress: Progress) -> None:
         """Once an optimizer step, after it."""
@@ -78,9 +83,11 @@ class Distiller(nn.Module):
         """The trained parts by name, for rates, decay and logs."""
         return {name: child for name, child in self.named_children() if any(p.requires_grad for p in child.parameters())}
 
-    def networks(self) -> Iterator[Network]:
-        """The whole networks among the parts."""
-        return (child for child in self.children() if hasattr(child, "set_noise"))  # type: ignore[misc]
+    def networks(self) -> list[Network]:
+        """The whole networks among the parts, wherever they stand."""
+        if self._networks is None:
+            self._networks = [module for module in self.modules() if hasattr(module, "set_noise")]  # type: ignore[misc]
+        return self._networks
 
     @final
     def train(self, mode: bool = True) -> Distiller:

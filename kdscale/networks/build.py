@@ -14,6 +14,7 @@ from torch import nn
 from ..errors import NetworkError
 from . import cifar
 from .architecture import NetworkArchitecture
+from .dropblock import place_drop_blocks
 from .network import FrozenNetwork, Network
 from .noise import Noise, draw_from_keys
 from .reading import CifarReader, LogitsReader, Reader
@@ -58,6 +59,8 @@ def build_network(
     noise = Noise()
     if trained:
         draw_from_keys(body, noise)
+        if isinstance(body, cifar.CifarNetwork) and model.args.get("drop_block"):
+            place_drop_blocks(body, model.name, model.args["drop_block"], noise)
     parts: dict[str, Any] = {
         "noise": noise,
         "normalisation": normalisation,
@@ -87,8 +90,7 @@ def _build(
 def _build_cifar(
     source: Source, model: Model, info: DatasetInfo, given: Normalisation
 ) -> tuple[nn.Module, NetworkArchitecture]:
-    if model.args or model.drop or model.drop_path:
-        raise NetworkError(f"the CIFAR network {source.name!r} takes no args, drop or drop_path: leave them out")
+    _check_cifar_options(source.name, model)
     config: Mapping[str, Any] = source.config.get("pretrained_cfg", {})
     classes = int(source.config.get("num_classes", info.classes)) if source.load == "folder" else info.classes
     side = model.size or (config.get("input_size") or (3, info.size))[1]
@@ -112,9 +114,21 @@ def _build_cifar(
     )
 
 
+def _check_cifar_options(name: str, model: Model) -> None:
+    others = [word for word in model.args if word != "drop_block"]
+    others += [word for word in ("drop", "drop_path") if getattr(model, word)]
+    if others:
+        raise NetworkError(
+            f"the CIFAR network {name!r} takes no args, drop or drop_path beside args={{'drop_block': rate}}: leave {', '.join(others)} out"
+        )
+    rate = model.args.get("drop_block", 0.0)
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+        raise NetworkError(f"drop_block={rate!r} is no rate: give a number from 0 to less than 1")
+
+
 def _reader(source: Source, body: nn.Module, noise: Noise) -> Reader:
-    if source.kind == "cifar":
-        return CifarReader()
+    if isinstance(body, cifar.CifarNetwork):
+        return CifarReader(body.taps)
     return LogitsReader() if source.kind == "transformers" else reader(body, noise)
 
 

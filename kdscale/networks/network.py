@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import itertools
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, overload
 
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from .architecture import NetworkArchitecture
     from .noise import Noise
     from .reading import Reader, Span, Taps
+
+
+MANY = {"stages": re.compile(r"stage\d+"), "stages.pre": re.compile(r"stage\d+\.pre")}
+"""Words for several taps."""
 
 
 class Network(nn.Module):
@@ -87,6 +93,11 @@ class Network(nn.Module):
     def tap_names(self) -> tuple[str, ...]:
         return self._reader.taps
 
+    def expanded(self, taps: Taps) -> Taps:
+        """``taps`` with 'stages' and 'stages.pre' spelt out as all of this network's, from the shallow end."""
+        spelt = ([t for t in self.tap_names() if MANY[tap].fullmatch(t)] if tap in MANY else [tap] for tap in taps)
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(spelt)))
+
     def shape(self, tap: str) -> tuple[int, ...]:
         """Shape of a tap without the batch, at the network's own image size. 'logits' is (classes,)."""
         if tap != "logits":
@@ -140,6 +151,10 @@ class Network(nn.Module):
     def set_noise(self, key: Tensor, position: Tensor) -> None:
         """Of what drop-path and dropout are drawn in the forwards that follow: ``key`` [] int64, ``position`` [B] int64."""
         self._noise.set(key, position)
+
+    def set_clock(self, share: Tensor) -> None:
+        """``share`` [] in [0, 1]: how much of the phase is done, for rates that rise with it, in the forwards that follow."""
+        self._noise.share = share
 
     def _entered(self, images: Tensor, first: int = 0) -> Tensor:
         """Images as the body wants them; what enters at a later block is a map already."""

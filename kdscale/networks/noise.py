@@ -29,6 +29,7 @@ class Noise:
         self.layers = 0
         self.words: Tensor | None = None  # [L,B] int64
         self.draws: Tensor | None = None  # [L,B] float64 in [0, 1)
+        self.share: Tensor | None = None  # []: of the phase that is done
 
     def new_layer(self) -> int:
         self.layers += 1
@@ -57,6 +58,14 @@ class Noise:
             )
         numbers = torch.arange(elements // len(words), device=words.device)
         return keys.torch_uniform(words[:, None] + numbers * keys.signed(keys.GOLDEN))
+
+    def share_done(self) -> Tensor:
+        """[] in [0, 1]."""
+        if self.share is None:
+            raise NetworkError(
+                "a network with DropBlock is in train mode and was told no time: call set_clock(share of the phase done) first"
+            )
+        return self.share
 
     def _words(self, layer: int) -> Tensor:
         if self.words is None:

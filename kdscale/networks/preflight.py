@@ -51,6 +51,7 @@ def foreign_noise(network: Network) -> list[str]:
     modes = {module: module.training for module in network.modules()}
     network.train()
     network.set_noise(torch.zeros((), dtype=torch.int64, device=device), torch.arange(2, device=device))
+    network.set_clock(torch.ones((), device=device))
     try:
         with _Watching(device) as watching, torch.no_grad(), torch.random.fork_rng():
             network(torch.zeros(2, *network.architecture.input_size, device=device))

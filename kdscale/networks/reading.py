@@ -38,12 +38,13 @@ class Reader(Protocol):
 
 
 class CifarReader:
-    """The families of ``cifar.py``, which know their own taps."""
+    """The families of ``cifar``, which know their own taps."""
 
-    taps: Taps = ("stem", "stage1", "stage2", "stage3", "stage1.pre", "stage2.pre", "stage3.pre", "pooled")
+    def __init__(self, taps: Taps) -> None:
+        self.taps = taps
 
     def heads(self, body: CifarNetwork) -> dict[str, nn.Module]:
-        return {"class": body.fc}
+        return {"class": body.head}
 
     def cuts(self, body: CifarNetwork) -> tuple[Taps, ...]:
         return body.cuts()

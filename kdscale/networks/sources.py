@@ -1,6 +1,8 @@
 """What a recipe's ``Model`` means: which architecture, of which family, with weights from where. Nothing is built here.
 
 A name is a folder where there is one with ``config.json``; else ``timm/NAME.TAG``, a CIFAR network, or a timm architecture.
+``vgg16`` and its kin are both of the latter: the bare name is the CIFAR network, ``timm/vgg16`` timm's. A folder whose
+``config.json`` says no family means timm's.
 What is pinned to certain weights keeps their normalisation and size even where ``weights="random"`` leaves them out, for a
 later phase builds the same network again and loads what an earlier one made of it.
 """
@@ -74,6 +76,8 @@ def weights_files(model: Model) -> list[Path]:
 
 
 def _of_folder(model: Model) -> Source | None:
+    import timm
+
     folder = Path(model.name.removeprefix(LOCAL))
     if not (folder / "config.json").is_file():
         _refuse_path(model.name, folder)
@@ -84,7 +88,7 @@ def _of_folder(model: Model) -> Source | None:
         raise NetworkError(f"{folder / 'config.json'} is no JSON ({error}): fetch or export the folder again") from None
     name = str(config.get("architecture", ""))
     kind: Kind = "timm"
-    if config.get("family") == "cifar" or (name and cifar.known(name)):
+    if config.get("family") == "cifar" or (cifar.known(name) and not timm.is_model(name)):
         kind = "cifar"
     elif not name and "model_type" in config:
         kind, name = "transformers", str(config["model_type"])

@@ -105,6 +105,7 @@ class Recipe:
     machine: Machine = Machine()
     checkpointing: Checkpointing = Checkpointing()
     name: str = ""
+    published: FrozenMapping[float] = FrozenDict()  # where -> the top-1 % printed there for this very setting
 
     @model_validator(mode="after")
     def _consistent(self) -> Any:

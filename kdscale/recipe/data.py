@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -23,14 +23,16 @@ class Augment:
     pad: Annotated[int, Field(ge=0)] = 4  # pixels of zeros on each side before a 'pad' crop
     interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
     flip: Fraction = 0.5
-    policy: str | None = None  # a timm policy, 'rand-m9-mstd0.5-inc1'
+    policy: str | None = None  # a timm policy, 'rand-m9-mstd0.5-inc1', or 'autoaugment-cifar10'
     jitter: Annotated[float, Field(ge=0)] = 0.0  # colour jitter; inactive where a policy is on, as in timm
     erase: Fraction = 0.0  # probability of random erasing
     erase_mode: Literal["const", "mean", "pixel"] = "pixel"
     erase_count: Annotated[int, Field(gt=0)] = 1
+    cutout: Annotated[int, Field(ge=0)] = 0  # pixels of the side of one square set to the mean colour; 0: off
     mixup: Annotated[float, Field(ge=0)] = 0.0  # Beta(a, a); 0: off
     cutmix: Annotated[float, Field(ge=0)] = 0.0
     mix_prob: Fraction = 1.0
+    cutmix_side: Literal["whole", "even"] = "whole"  # 'even': an odd box loses a pixel, as in the published CIFAR code
     mix_switch: Fraction = 0.5  # probability of cutmix where both are on
     mix_groups: Annotated[int, Field(gt=0)] = 8  # draws of lambda a global batch
     mix_off_epoch: Annotated[int, Field(ge=0)] | None = None
@@ -42,9 +44,14 @@ class Augment:
         return cls(size=size, policy="rand-m9-mstd0.5-inc1", jitter=0.3, erase=0.25, mixup=0.8, cutmix=1.0, smoothing=0.1)
 
     @classmethod
-    def cifar(cls, size: int = 32, pad: int = 4) -> Augment:
-        """Pad with zeros, random crop, flip: the CIFAR protocol of the CRD benchmark."""
-        return cls(size=size, crop="pad", pad=pad)
+    def cifar(cls, size: int = 32, pad: int = 4, **changes: Any) -> Augment:
+        """Pad with zeros, random crop, flip: the CIFAR protocol of the CRD benchmark; ``changes``: fields beside these.
+
+        ``mixup=1.0, mix_groups=1`` is facebookresearch/mixup-cifar10, ``cutmix=1.0, mix_prob=0.5, mix_groups=1`` is
+        clovaai/CutMix-PyTorch: one share a batch.
+        """
+        settings: dict[str, Any] = {"size": size, "crop": "pad", "pad": pad, "cutmix_side": "even"}
+        return cls(**settings | changes)
 
     @classmethod
     def plain(cls, size: int = 224) -> Augment:
@@ -86,5 +93,7 @@ class Data:
     on_bad: Literal["raise", "mask"] = "raise"
     max_bad: Fraction = 1e-4
     held_out: Annotated[int, Field(ge=0)] = 1024  # images on which the preflight measures teachers
+    read: Literal["auto", "stream", "resident"] = "auto"  # resident: decoded once and kept on the device; same pixels
+    resident_mb: Annotated[int, Field(gt=0)] = 4096  # that a resident set may take
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     prefetch: Annotated[int, Field(gt=0)] = 4  # sub-batches a worker

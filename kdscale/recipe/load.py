@@ -72,17 +72,17 @@ def roots() -> list[Path]:
 
 
 def shipped() -> list[tuple[str, Path]]:
-    """(short name, file) of every recipe file in the roots; the first root that has a name wins."""
+    """(short name, file) of every recipe file in the roots, the first root's where two have a name; ``_*.py`` are none."""
     found: dict[str, Path] = {}
     for root in roots():
         for path in sorted(root.rglob("*.py")):
-            if path.name != "__init__.py":
+            if not path.name.startswith("_"):
                 found.setdefault(path.relative_to(root).with_suffix("").as_posix(), path)
     return sorted(found.items())
 
 
 def recipes_of(path: Path) -> dict[str, Recipe]:
-    """All recipes that a Python file defines at its top, by name. Raises RecipeError for a file that does not run."""
+    """All recipes that a Python file defines at its top, or in its mapping ``recipes``, by name. Raises RecipeError for a file that does not run."""
     name = f"kdscale_recipe_{path.stem}_{abs(hash(str(path.resolve())))}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -99,6 +99,9 @@ def recipes_of(path: Path) -> dict[str, Recipe]:
     finally:
         del sys.modules[name]
     recipes = {name: thing for name, thing in vars(module).items() if isinstance(thing, Recipe)}
+    table = getattr(module, "recipes", None)
+    if isinstance(table, dict):
+        recipes |= table
     if not recipes:
-        raise RecipeError(f"{path} defines no Recipe at its top level")
+        raise RecipeError(f"{path} defines no Recipe at its top level, and no mapping 'recipes' of them")
     return recipes

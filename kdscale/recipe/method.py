@@ -17,6 +17,7 @@ from ..errors import RecipeError
 from .frozen import value
 
 if TYPE_CHECKING:
+    from ..types import Progress
     from .core import Phase
 
 
@@ -28,6 +29,7 @@ class Paper:
     venue: str
     section: str = ""  # where the loss stands in it
     formula: str = ""  # the loss, in one line of plain text
+    published: tuple[str, ...] = ()  # results as printed, a line each with its place
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class Needs:
 
     trained: tuple[str, ...] = ("student",)  # roles
     frozen: tuple[str, ...] = ()
-    taps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # role -> taps that it reads
-    views: int = 1
+    drawn: tuple[str, ...] = ()  # roles of which the architecture alone is taken, with fresh weights
+    taps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # role -> taps; 'stages', 'stages.pre': all there are
+    views: int = 1  # of each image, each with its own augmentation
     cuts: tuple[str, ...] = ()  # roles whose blocks it runs one by one
     distillation_head: bool = False  # the student must have a distillation token
     labels: bool = False  # of the whole set
@@ -62,9 +65,18 @@ class Method:
     def needs(self) -> Needs:
         return Needs()
 
+    def asks(self, progress: Progress) -> tuple[str, ...]:
+        """The frozen roles that speak in the step at ``progress``; the others are not run."""
+        return self.needs().frozen
+
     def phases(self, phase: Phase) -> tuple[Phase, ...]:
         """The phases that a phase with this method stands for; a part that is expanded again is itself."""
         return (phase,)
+
+
+def numbered(role: str, count: int) -> tuple[str, ...]:
+    """``count`` roles of one sort: ('teacher', 'teacher2', 'teacher3')."""
+    return tuple(role if number == 1 else f"{role}{number}" for number in range(1, count + 1))
 
 
 def kind_of(method: Method) -> str:

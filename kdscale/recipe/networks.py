@@ -14,7 +14,7 @@ class Model:
     """A network by name, folder or file.
 
     ``name``: an architecture of timm (fresh weights); ``timm/NAME.TAG`` (the weights of that tag); a network of the CIFAR
-    families (``wrn_16_2``); or a local folder with ``config.json`` and ``model.safetensors`` (timm's form, a transformers
+    families (``wrn_16_2``); or a folder, here or among the shipped recipes, with ``config.json`` and ``model.safetensors`` (timm's form, a transformers
     image classifier, or a CIFAR family's). ``weights``: ``None`` (what the name implies), ``"pretrained"``,
     ``"random"`` (the architecture alone), or the path of a safetensors file.
     """
@@ -25,6 +25,7 @@ class Model:
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
     size: Annotated[int, Field(gt=0)] | None = None  # pixels of its input; None: its weights', else the data's
     floor: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = "auto"  # accuracy under which a teacher is refused
+    made_by: str | None = None  # RECIPE[:NAME] that trains it, where the folder ``name`` is not there
     args: FrozenMapping[Any] = FrozenDict()  # further constructor arguments
     kind: Literal["model"] = "model"
 

@@ -102,14 +102,20 @@ class MultiStep:
 
 @value
 class Plateau:
-    """The rate times ``factor`` each time a recorded evaluation metric has not improved for ``patience`` evaluations."""
+    """The rate times ``factor`` each time a recorded metric has not improved for ``patience`` records.
+
+    ``metric``: of the evaluations, or 'train.loss', the mean loss of each epoch of training. ``stops``: the phase ends at the
+    cut that brings the rate down to ``end``; its length is then only a limit.
+    """
 
     metric: str = "student.top1"
     mode: Literal["max", "min"] = "max"
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     patience: Annotated[int, Field(ge=0)] = 5
     threshold: Rate = 1e-4
+    relative: bool = False  # the threshold is a share of the best value
     end: Rate = 0.0  # lowest rate
+    stops: bool = False
     warmup: Rate = 0.0
     start: Rate = 1e-6
     kind: Literal["plateau"] = "plateau"

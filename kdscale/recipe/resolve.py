@@ -13,8 +13,8 @@ from .method import kind_of
 from .networks import FromPhase, Source
 from .text import to_plain
 
-NOT_IDENTITY = ("machine", "checkpointing", "name")
-NOT_IDENTITY_DATA = ("source", "workers", "prefetch", "verify", "eval_batch", "held_out")
+NOT_IDENTITY = ("machine", "checkpointing", "name", "published")
+NOT_IDENTITY_DATA = ("source", "workers", "prefetch", "verify", "eval_batch", "held_out", "read", "resident_mb")
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -41,7 +41,7 @@ def _resolve_phase(recipe: Recipe, phase: Phase, earlier: list[Phase]) -> Phase:
         data = dataclasses.replace(data, batch=phase.batch)
     networks: dict[str, Source] = {**recipe.networks, **phase.networks}
     needs = phase.method.needs()
-    wanted = (*needs.trained, *needs.frozen)
+    wanted = (*needs.trained, *needs.frozen, *needs.drawn)
     for role in wanted:
         if role not in networks:
             known = ", ".join(networks) or "none"
@@ -106,7 +106,7 @@ def identity(recipe: Recipe, files: dict[str, str], data: dict[str, str]) -> dic
         for name in NOT_IDENTITY_DATA:
             phase["data"].pop(name)
         for source in phase["networks"].values():
-            source.pop("floor")
+            source.pop("floor"), source.pop("made_by", None)
             for name in ("name", "weights"):
                 if source.get(name) in files:
                     source[name] = files[source[name]]

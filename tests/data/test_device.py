@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from kdscale.data.device import Finish, erase, mark_erased, noise
+from kdscale.data.device import Finish, cut_out, erase, mark_erased, noise
 from kdscale.data.table import Column
+from kdscale.keys import key
 from kdscale.recipe.data import Augment
 from kdscale.types import DatasetInfo
 
@@ -38,6 +40,53 @@ def test_smoothing_alone_gives_targets() -> None:
     batch = Finish(info, torch.device("cpu"), Augment(smoothing=0.2), 4)(images, boxed([[]]), False, 0, (0, 0))
     assert batch.targets is not None
     assert torch.allclose(batch.targets, torch.tensor([[0.85, 0.05, 0.05, 0.05]]))
+
+
+def test_cutout_is_one_square_that_the_border_clips() -> None:
+    """Every pixel is as often a middle; what lies outside is lost, so the covered area varies."""
+    keys = torch.from_numpy(key(2, np.arange(20_000, dtype=np.uint64)).view(np.int64))
+    images = torch.ones(len(keys), 3, 16, 16)
+    cut_out(images, keys, 4)
+    covered = images[:, 0] == 0
+    assert torch.equal(images == 0, covered[:, None].expand_as(images))
+    rows, columns = covered.any(2), covered.any(1)
+    assert torch.equal(covered, rows[:, :, None] & columns[:, None, :])
+    sides = rows.sum(1)
+    assert sides.unique().tolist() == [2, 3, 4]
+    last = 15 - rows.flip(1).int().argmax(1)  # the middle is the third of four
+    assert (rows.int().argmax(1) <= last).all()
+    share = covered.float().mean(0)
+    assert abs(float(share[8, 8]) - (4 / 16) ** 2) < 0.006
+    assert abs(float(share[0, 0]) - (2 + 1) ** 2 / 256) < 0.006
+    again = torch.ones(1, 3, 16, 16)
+    cut_out(again, keys[77:78], 4)
+    assert torch.equal(again[0], images[77])
+
+
+def test_an_odd_cutout_has_its_side() -> None:
+    images = torch.ones(64, 3, 32, 32)
+    cut_out(images, torch.arange(64), 5)
+    assert (images[:, 0] == 0).sum((1, 2)).max() == 25
+
+
+def test_cutout_fills_with_the_mean_colour() -> None:
+    info = DatasetInfo("", 1, 2, None, MEAN, STD, 8)
+    images, table = torch.full((2, 8, 8, 3), 255, dtype=torch.uint8), boxed([[], []])
+    batch = Finish(info, torch.device("cpu"), Augment(cutout=4), 2)(images, table, False, 0, (0, 0))
+    values = sorted(batch.images[0, 0].unique().tolist())
+    assert values == pytest.approx([0.0, (1 - MEAN[0]) / STD[0]], abs=1e-5)
+
+
+def test_the_policy_leaves_samples_alone_that_do_not_count() -> None:
+    info = DatasetInfo("", 1, 2, None, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 8)
+    images, table = torch.randint(0, 256, (64, 8, 8, 3), dtype=torch.uint8), boxed([[]] * 64)
+    table[::2, Column.VALID] = 0
+    finish = Finish(info, torch.device("cpu"), Augment(policy="autoaugment-cifar10"), 2)
+    batch = finish(images, table, False, 0, (0, 0))
+    same = (batch.images * 255).round().byte().permute(0, 2, 3, 1).eq(images).flatten(1).all(1)
+    assert same[::2].all()
+    assert same[1::2].sum() < 16
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("mode", ["const", "mean", "pixel"])

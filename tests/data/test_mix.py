@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from kdscale.data import Plan, plan
-from kdscale.data.mix import Draw, Mixer, cut, draw, mixed, soft_targets
+from kdscale.data import Plan, check_batch, plan
+from kdscale.data.mix import Draw, Mixer, cut, draw, mix_views, mixed, soft_targets
 from kdscale.data.plans import mix_span
 from kdscale.data.table import Column
+from kdscale.errors import DataError
 from kdscale.keys import key
 from kdscale.recipe.data import Augment, Data
+from tests.shared import shared
 
 CLASSES = 10
 
@@ -93,6 +97,62 @@ def test_eight_groups_draw_eight_times() -> None:
 def test_weight_is_the_area_that_stays() -> None:
     assert cut(0.75, 8, 8, 16) == Draw(1 - 64 / 256, (4, 12, 4, 12))
     assert cut(0.75, 0, 15, 16) == Draw(1 - 20 / 256, (0, 4, 11, 16))
+
+
+def test_cutmix_of_the_published_cifar_code() -> None:
+    """Half a side, rounded down, to either side of the middle: a box of an odd side loses a pixel."""
+    assert cut(0.75, 20, 3, 32, even=True) == Draw(0.828125, (12, 28, 0, 11))
+    cases = load_file(shared("golden", "baselines", "techniques.safetensors"))
+    of = {name.rsplit("/", 1)[1]: values for name, values in cases.items() if name.startswith("cutmix/boxes")}
+    for lam, x, y, box, realised in zip(of["lam"], of["cx"], of["cy"], of["box_x1y1x2y2"], of["realised_lambda"]):
+        left, top, right, bottom = map(int, box)
+        assert cut(float(lam), int(y), int(x), 32, even=True) == Draw(float(realised), (top, bottom, left, right))
+    for lam, x, y in itertools.product(np.linspace(0, 1, 41), range(32), (0, 5, 31)):
+        half = int(32 * math.sqrt(1 - lam)) // 2
+        left, right, top, bottom = (min(max(place, 0), 32) for place in (x - half, x + half, y - half, y + half))
+        weight = 1 - (right - left) * (bottom - top) / 1024
+        assert cut(lam, y, x, 32, even=True) == Draw(weight, (top, bottom, left, right))
+
+
+def test_mixup_of_the_published_cifar_code() -> None:
+    """One share a batch, always, evenly spread; also in the last batch of 16."""
+    augment, shares = Augment.cifar(mixup=1.0, mix_groups=1), []
+    for start in range(0, 64 * 1000, 64):
+        weights = filled(augment, 16 if start % 1280 == 0 else 64, start)[:, Column.WEIGHT].view(torch.float64)
+        assert len(weights.unique()) == 1
+        shares.append(float(weights[0]))
+    assert max(shares) < 1
+    assert np.allclose(np.quantile(shares, [0.1, 0.25, 0.5, 0.75, 0.9]), [0.1, 0.25, 0.5, 0.75, 0.9], atol=0.06)
+
+
+def test_cutmix_in_half_of_the_batches() -> None:
+    augment = Augment.cifar(cutmix=1.0, mix_prob=0.5, mix_groups=1)
+    assert augment.cutmix_side == "even"
+    draws = [draw(augment, k, 32) for k in range(4000)]
+    off = np.mean([one == Draw(1.0) for one in draws])
+    assert abs(off - 0.5) < 0.03
+    sides = [one.box[1] - one.box[0] for one in draws if one.box[0] > 0 and one.box[1] < 32]
+    assert {side % 2 for side in sides} == {0}
+
+
+def test_odd_batches_are_one_error() -> None:
+    data = Data("x", batch=64, epoch_tail="partial", train=Augment.cifar(mixup=1.0))
+    check_batch(plan(data, 50_000, 1, None), 1, 1)
+    with pytest.raises(DataError, match="the last batch of an epoch, 15, is odd, and mixup and cutmix pair its images"):
+        check_batch(plan(data, 49_999, 1, None), 1, 1)
+
+
+def test_views_are_mixed_alike() -> None:
+    one = filled(Augment(mixup=0.8, cutmix=1.0), 16, 32)
+    table = one.repeat_interleave(3, 0)
+    table[:, Column.PARTNER : Column.ERASED] = 0
+    Mixer(Augment(mixup=0.8, cutmix=1.0), steps(16, Augment(mixup=0.8, cutmix=1.0)), 3, 16).fill(table[::3], 32, 16, 1)
+    mix_views(table, 3)
+    images = torch.randn(16, 3, 3, 16, 16)
+    both = mixed(images.flatten(0, 1), table).view_as(images)
+    for view in range(3):
+        assert torch.equal(both[:, view], mixed(images[:, view], one))
+    assert torch.equal(soft_targets(table, CLASSES, 0.1, True)[::3], soft_targets(one, CLASSES, 0.1, True))
 
 
 def test_probabilities() -> None:

@@ -21,17 +21,19 @@ from kdscale.engine.stage import Stage, build_stage
 from kdscale.methods import Method
 from kdscale.recipe import SGD, AdamW, FromPhase, Model, Phase, Recipe, resolve
 from tests.engine import small
-from tests.methods.cases import CASES
+from tests.methods.cases import WHOLE
 
 DEIT = {**small.TINY, "depth": 3}  # three stages, as a fused head asks
-STUDENTS = {"cnn": Model("wrn_10_1"), "token": Model("deit_tiny_distilled_patch16_224", drop_path=0.2, args=DEIT)}
+STUDENTS = {"cnn": Model("wrn_16_1"), "token": Model("deit_tiny_distilled_patch16_224", drop_path=0.2, args=DEIT)}
 
 
 def recipe_of(method: Method, kind: str, data: Path, **changes: Any) -> Recipe:
     """The method with its defaults, on noise with mixup and with drop-path where the student has it."""
     needs = method.needs()
-    networks = dict.fromkeys(needs.trained, STUDENTS[kind]) | {role: Model("wrn_16_1", floor=0) for role in needs.frozen}
-    phase = Phase(method, steps=6, name="phase", optimizer=AdamW(1e-3, clip=1.0))
+    networks = dict.fromkeys((*needs.trained, *needs.drawn), STUDENTS[kind]) | {
+        role: Model("wrn_16_2", floor=0) for role in needs.frozen
+    }
+    phase = Phase(method, epochs=60, name="phase", optimizer=AdamW(1e-3, clip=1.0))
     return resolve(small.recipe(data, networks=networks, phases=(phase,), **changes))
 
 
@@ -58,7 +60,8 @@ def run(stage: Stage, meter: Meter, first: int, count: int) -> list[dict[str, An
         progress = stage.progress(step)
         stage.begin_step(progress, [])
         for number, batch in enumerate(itertools.islice(batches, accumulate)):
-            meter.add(stage.wrapped.accumulate(batch, stage.teach(batch), 1 / accumulate, number == accumulate - 1))
+            stage.begin_micro_batch(progress, number)
+            meter.add(stage.wrapped.accumulate(batch, stage.teach(batch, progress), 1 / accumulate, number == accumulate - 1))
         norm = stage.wrapped.clip(stage.phase.optimizer.clip)
         stage.wrapped.step()
         stage.wrapped.zero_grad()
@@ -73,7 +76,7 @@ def run(stage: Stage, meter: Meter, first: int, count: int) -> list[dict[str, An
 def every_method(data: Path, session: Session) -> dict[str, Any]:
     """What two steps of each case gave. SGD: Adam turns the rounding of a gradient near zero into a step."""
     told = {}
-    for name, (method, kind) in CASES.items():
+    for name, (method, kind) in WHOLE.items():
         recipe = recipe_of(method, kind, data, batch_norm="sync")
         phases = tuple(replace(phase, optimizer=SGD(0.05, clip=1.0)) for phase in recipe.phases)
         for stage in stages(replace(recipe, phases=phases), session):

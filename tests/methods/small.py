@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from kdscale.errors import NetworkError
 from kdscale.methods import Distiller, Method
-from kdscale.networks import FrozenNetwork, Network, build_network
-from kdscale.recipe import Model
+from kdscale.networks import Network, build_network
+from kdscale.recipe import Model, Phase
 from kdscale.tasks import Classification
-from kdscale.types import Batch, Context, DatasetInfo, Outputs, World
+from kdscale.types import Batch, Context, DatasetInfo, Outputs, Progress, World
 
 CLASSES, SIZE, BATCH = 10, 32, 6
 NORMALISATION = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-INFO = DatasetInfo("drawn", 60, CLASSES, None, *NORMALISATION, SIZE)
+LABELS = np.random.default_rng(0).permutation(60).astype(np.int32) % CLASSES
+INFO = DatasetInfo("drawn", 60, CLASSES, LABELS, *NORMALISATION, SIZE)
+CLOCK = Progress(phase=0, step=3, position=18, epoch=0.3, epochs=2.0)
 ALONE = World(rank=0, size=1, gather=lambda t: t, total=lambda t: t)
 MODELS = {
-    "cnn": Model("wrn_10_1"),
+    "cnn": Model("wrn_16_1"),
     "token": Model(
         "deit_tiny_distilled_patch16_224",
         weights="random",
@@ -27,47 +31,63 @@ MODELS = {
         args={"embed_dim": 32, "depth": 3, "num_heads": 2, "patch_size": 8},
     ),
 }
-TEACHER = Model("wrn_16_1")
+TEACHER = Model("wrn_16_2")
 
 
 def network(model: Model, trained: bool, seed: int = 0, precision: str = "fp32") -> Network:
     return build_network(model, INFO, trained=trained, seed=seed, normalisation=NORMALISATION, precision=precision)
 
 
-def kinds_for(method: Method) -> list[str]:
-    return ["token"] if method.needs().distillation_head else list(MODELS)
+def supported(phase: Phase) -> list[str]:
+    """The kinds of student that a phase's method takes; it says of the others in one line that it does not."""
+    return [kind for kind in MODELS if takes(phase, kind)]
 
 
-def context_of(method: Method, kind: str, seed: int = 0, precision: str = "fp32") -> Context:
-    needs = method.needs()
+def takes(phase: Phase, kind: str) -> bool:
+    try:
+        built(phase, kind)
+    except NetworkError:
+        return False
+    return True
+
+
+def context_of(method: Method | Phase, kind: str, seed: int = 0, precision: str = "fp32") -> Context:
+    phase = method if isinstance(method, Phase) else Phase(method, steps=6)
+    needs = phase.method.needs()
     networks: dict[str, Any] = {role: network(MODELS[kind], True, seed + i) for i, role in enumerate(needs.trained)}
     networks |= {role: network(TEACHER, False, 90 + i) for i, role in enumerate(needs.frozen)}
-    return Context(networks, INFO, ALONE, Classification(), None, 7, precision, torch.device("cpu"))
+
+    def fresh(role: str, copy: int) -> Network:
+        return network(TEACHER if role in needs.frozen else MODELS[kind], True, 1000 + copy)
+
+    return Context(networks, fresh, INFO, ALONE, Classification(), phase, 7, precision, torch.device("cpu"))
 
 
-def built(method: Method, kind: str, seed: int = 0, precision: str = "fp32") -> tuple[Distiller, Context]:
+def built(method: Method | Phase, kind: str, seed: int = 0, precision: str = "fp32") -> tuple[Distiller, Context]:
     """A distiller in train mode, the same for the same ``seed``, and what it was built from."""
     context = context_of(method, kind, seed, precision)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return method.build(context).train(), context
+        return context.phase.method.build(context).train(), context
 
 
 def drawn_batch(seed: int = 0, soft: bool = False, rows: int = BATCH) -> Batch:
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(CLASSES, (rows,), generator=generator)
     targets = torch.rand(rows, CLASSES, generator=generator).softmax(-1) if soft else None
-    numbers = torch.arange(rows)
+    numbers = (torch.arange(rows) + seed * rows) % len(LABELS)
+    labels = torch.from_numpy(LABELS)[numbers].long()
     images = torch.randn(rows, 3, SIZE, SIZE, generator=generator)
     return Batch(images, NORMALISATION, labels, targets, numbers, numbers + seed * rows, numbers * 0, labels >= 0)
 
 
-def taught(method: Method, context: Context, batch: Batch) -> dict[str, Outputs]:
+def taught(method: Method, context: Context, batch: Batch, progress: Progress = CLOCK) -> dict[str, Outputs]:
     """What the frozen networks say, as the engine asks them."""
     taps = method.needs().taps
-    frozen = {role: n for role, n in context.networks.items() if isinstance(n, FrozenNetwork)}
     with torch.no_grad():
-        return {role: n(batch.images, tuple(taps.get(role, ()))) for role, n in frozen.items()}
+        return {
+            role: (network := context.networks[role])(batch.images, network.expanded(taps.get(role, ())))
+            for role in method.asks(progress)
+        }
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:

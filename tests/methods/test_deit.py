@@ -40,5 +40,5 @@ def test_the_student_answers_with_the_mean_of_both_heads() -> None:
 
 
 def test_a_student_without_a_token_is_refused_with_one_that_has_it() -> None:
-    with pytest.raises(NetworkError, match=r"wrn_10_1.*deit_.*distilled"):
+    with pytest.raises(NetworkError, match=r"wrn_16_1.*deit_.*distilled"):
         built(Deit(), "cnn")

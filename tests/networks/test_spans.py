@@ -9,12 +9,15 @@ from kdscale.errors import NetworkError
 from kdscale.networks import Network
 from tests.networks.making import build, images, tiny_deit
 
+CIFAR = ("resnet8", "ResNet18", "okd_wrn20_8", "wrn_16_1", "cnn6", "vgg8", "okd_vgg16", "MobileNetV2", "ShuffleV1", "ShuffleV2",
+         "okd_densenet40_12")  # fmt: skip
+
 
 def network_of(name: str) -> Network:
     return (tiny_deit() if name == "deit" else build(name)).eval()
 
 
-@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "cnn6", "resnet18", "resnet26d", "deit"])
+@pytest.mark.parametrize("name", [*CIFAR, "resnet18", "resnet26d", "deit"])
 @torch.no_grad()
 def test_every_cut_in_two_gives_the_same_logits(name: str) -> None:
     network = network_of(name)
@@ -24,7 +27,7 @@ def test_every_cut_in_two_gives_the_same_logits(name: str) -> None:
         assert torch.equal(network.run(network.run(x, upto=block), after=block).logits, whole), block
 
 
-@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "resnet18", "deit"])
+@pytest.mark.parametrize("name", [*CIFAR, "resnet18", "deit"])
 @torch.no_grad()
 def test_a_group_ends_in_its_stage(name: str) -> None:
     network = network_of(name)
@@ -60,10 +63,32 @@ def test_taps_of_a_span() -> None:
     assert torch.equal(middle.taps["stage2.pre"], whole["stage2.pre"])
 
 
-def test_numbers_of_blocks() -> None:
-    assert [len(group) for group in build("resnet56").cuts] == [9, 9, 9]
-    assert [len(group) for group in build("resnet34").cuts] == [3, 4, 6, 3]
-    assert [len(group) for group in build("vit_tiny_patch16_224").cuts] == [3, 3, 3, 3]
+@pytest.mark.parametrize(("name", "stage"), [("vgg8", 1), ("okd_vgg16", 3), ("okd_densenet40_12", 2), ("MobileNetV2", 2)])
+@torch.no_grad()
+def test_a_stage_ends_in_its_tap_and_the_next_begins_with_the_pooling(name: str, stage: int) -> None:
+    network = network_of(name)
+    x = images(1, 32)
+    whole, last = network(x, network.tap_names()), network.cuts[stage - 1][-1]
+    assert torch.equal(network.run(x, upto=last), whole.taps[f"stage{stage}"])
+    assert torch.equal(network.run(whole.taps[f"stage{stage}"], after=last).logits, whole.logits)
+
+
+@pytest.mark.parametrize("name", ["okd_vgg16", "MobileNetV2", "ShuffleV2", "okd_densenet40_12"])
+@torch.no_grad()
+def test_what_follows_the_last_block_goes_with_it(name: str) -> None:
+    network = network_of(name)
+    whole = network(images(), network.tap_names()).taps
+    assert torch.equal(network.run(images(), upto=network.cuts[-1][-1]).mean((2, 3)), whole["pooled"])
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [("resnet56", [9, 9, 9]), ("resnet34", [3, 4, 6, 3]), ("vit_tiny_patch16_224", [3, 3, 3, 3]), ("ResNet50", [3, 4, 6, 3]),
+     ("okd_resnet110", [12, 12, 12]), ("vgg19", [1, 1, 1, 1]), ("MobileNetV2", [3, 3, 7, 4]), ("ShuffleV1", [4, 8, 4]),
+     ("ShuffleV2", [4, 8, 4]), ("cifar_densenet121", [6, 12, 24, 16])],
+)  # fmt: skip
+def test_numbers_of_blocks(name: str, blocks: list[int]) -> None:
+    assert [len(group) for group in build(name).cuts] == blocks
 
 
 def test_a_family_without_spans() -> None:

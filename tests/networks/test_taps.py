@@ -9,13 +9,20 @@ from kdscale.errors import NetworkError
 from tests.networks.making import build, images, tiny_deit
 
 MAPS = ("resnet18", "regnety_002", "mobilenetv2_050", "mobilenetv3_small_050", "convnext_atto", "ghostnet_050", "densenet121")
+CIFAR = ("resnet8", "ResNet18", "okd_wrn20_8", "wrn_16_1", "cnn6", "vgg8", "okd_vgg16", "MobileNetV2", "ShuffleV1", "ShuffleV2",
+         "okd_densenet40_12")  # fmt: skip
 TOKENS = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224")
 OTHERS = ("swin_tiny_patch4_window7_224", "levit_128s", "pit_ti_distilled_224", "mixer_s32_224", "cait_xxs24_224", "eva02_tiny_patch14_224",
           "efficientformer_l1", "nf_resnet26", "vgg11_bn")  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [*((n, 64) for n in MAPS + TOKENS), *(pytest.param(n, 224, marks=pytest.mark.slow) for n in OTHERS)]
+    ("name", "size"),
+    [
+        *((n, 64) for n in MAPS + TOKENS),
+        *((n, 32) for n in CIFAR),
+        *(pytest.param(n, 224, marks=pytest.mark.slow) for n in OTHERS),
+    ],
 )
 @torch.no_grad()
 def test_taps_change_no_logit(name: str, size: int) -> None:
@@ -63,6 +70,31 @@ def test_a_map_before_its_relu(name: str) -> None:
         assert torch.equal(before.relu(), said[f"stage{stage}"])
 
 
+@pytest.mark.parametrize("name", ["resnet8", "ResNet18", "okd_wrn20_8", "cnn6", "vgg8", "okd_vgg16", "ShuffleV1"])
+@torch.no_grad()
+def test_a_map_of_a_cifar_network_before_its_relu(name: str) -> None:
+    network = build(name).eval()
+    said = network(images(), network.tap_names()).taps
+    for stage in range(1, 5 if "stage4" in said else 4):
+        assert bool((said[f"stage{stage}.pre"] < 0).any())
+        assert torch.equal(said[f"stage{stage}.pre"].relu(), said[f"stage{stage}"])
+
+
+@torch.no_grad()
+def test_maps_before_an_activation_that_are_not_so_plain() -> None:
+    mobile, shuffle, dense = (build(name).eval() for name in ("MobileNetV2", "ShuffleV2", "okd_densenet40_12"))
+    said = mobile(images(), mobile.tap_names()).taps
+    assert all(torch.equal(said[f"stage{i}"], said[f"stage{i}.pre"]) for i in range(1, 5))
+    said = shuffle(images(), ("stage2", "stage2.pre")).taps
+    kept, branch = said["stage2.pre"].chunk(2, 1)
+    assert torch.equal(said["stage2"][:, 0::2], kept)
+    assert torch.equal(said["stage2"][:, 1::2], branch.relu())
+    said = dense(images(), dense.tap_names()).taps
+    assert torch.equal(said["stage2"], said["stage2.pre"])
+    assert torch.equal(said["stage3"], said["stage3.pre"].relu())
+    assert bool((said["stage2"] < 0).any())
+
+
 def test_nothing_is_kept_of_a_map_after_its_step() -> None:
     from kdscale.networks.timm_spans import Listening
 
@@ -84,7 +116,12 @@ def test_gradients_flow_through_taps() -> None:
 
 @pytest.mark.parametrize(
     ("name", "tap", "near"),
-    [("resnet18", "stage5", "stage4"), ("cnn6", "stages1", "stage1"), ("convnext_atto", "stem", "stage")],
+    [
+        ("resnet18", "stage5", "stage4"),
+        ("cnn6", "stages1", "stage1"),
+        ("resnet8", "stage4", "stage3"),
+        ("convnext_atto", "stem", "stage"),
+    ],
 )
 def test_an_unknown_tap(name: str, tap: str, near: str) -> None:
     with pytest.raises(NetworkError, match=f"no tap '{tap}'.*{near}"):

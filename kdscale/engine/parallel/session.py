@@ -26,9 +26,9 @@ T = TypeVar("T")
 TIMEOUT = datetime.timedelta(minutes=20)  # above the stream's own stall limit, so that a data error is what gets told
 
 
-@dataclass(frozen=True)
+@dataclass
 class Session:
-    """One process's place among the ranks. ``local_size``: ranks on this machine."""
+    """One process's place among the ranks. ``local_size``: ranks on this machine; ``first``: rank of a micro-batch's first row."""
 
     accelerator: Accelerator
     rank: int
@@ -36,6 +36,7 @@ class Session:
     local_size: int
     device: torch.device
     host_group: Any = None  # a gloo group where the main one is of a GPU
+    first: int = 0
 
     @property
     def main(self) -> bool:
@@ -55,12 +56,13 @@ class Session:
         return t
 
     def gather(self, t: Tensor) -> Tensor:
-        """Rows of all ranks in order of position (row j of rank r was dealt as j x ranks + r), with gradient."""
+        """Rows of all ranks in order of position, with gradient: the ranks take turns, beginning with ``first``."""
         if self.size == 1:
             return t
         from torch.distributed.nn.functional import all_gather
 
-        return torch.stack(all_gather(t.contiguous()), dim=1).flatten(0, 1)  # type: ignore[no-untyped-call]
+        parts = all_gather(t.contiguous())  # type: ignore[no-untyped-call]
+        return torch.stack([*parts[self.first :], *parts[: self.first]], dim=1).flatten(0, 1)
 
     def rows(self, t: Tensor) -> Tensor:
         """[ranks, ...]: each rank's tensor, without gradient."""
