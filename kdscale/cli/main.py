@@ -10,7 +10,7 @@ import typer
 
 from .. import __version__
 from ..errors import KdscaleError
-from . import bench, check, data, evaluate, export, publish, quickstart, show, train
+from . import bench, check, data, evaluate, export, publish, quickstart, results, show, sweep, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,6 +29,8 @@ app.add_typer(bench.app, name="bench")
 app.command("show", help=show.HELP)(show.run)
 app.command("export", help=export.HELP)(export.run)
 app.command("publish", help=publish.HELP)(publish.run)
+app.command("sweep", help=sweep.HELP)(sweep.run)
+app.command("results", help=results.HELP)(results.run)
 app.command("quickstart", help=quickstart.HELP)(quickstart.run)
 
 

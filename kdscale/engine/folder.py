@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -170,6 +171,7 @@ def environment() -> dict[str, Any]:
         "kdscale": __version__,
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "timm", "accelerate", "numpy")},
+        "commit": commit(),
         "host": socket.gethostname(),
         "system": platform.platform(),
         "device": device,
@@ -181,6 +183,15 @@ def environment() -> dict[str, Any]:
             if name.startswith(("ACCELERATE_", "KDSCALE_", "SLURM_JOB"))
         },
     }
+
+
+def commit() -> str:
+    """Of the checkout that this code is run from, with '+' where files differ from it; '' elsewhere."""
+    try:
+        words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+        return subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def processor() -> str:

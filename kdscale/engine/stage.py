@@ -19,11 +19,11 @@ from torch import nn
 from .. import keys
 from ..data import Plan, Split, TrainStream, check_batch, open_split, open_stream, plan
 from ..errors import RecipeError
-from ..networks import FrozenNetwork, Network, build_network, synchronise
+from ..networks import FrozenNetwork, Network, build_network, read_upto, synchronise
 from ..recipe import Data, FromPhase, Model, Phase, Recipe
 from ..recipe.resolve import phase_data
 from ..tasks import Task, task_of
-from ..types import Batch, Context, DatasetInfo, Progress, Taught
+from ..types import Batch, Context, DatasetInfo, Outputs, Progress, Taught
 from .allocator import keep_freed_memory
 from .ema import Ema
 from .folder import Folder
@@ -85,6 +85,7 @@ class Stage:
             classes=self.train_split.info.classes,
             workers=self.data.workers,
             local_ranks=self.session.local_size,
+            views=self.phase.method.needs().views,
         )
 
     def begin_step(self, progress: Progress, history: list[float]) -> float:
@@ -107,9 +108,19 @@ class Stage:
         asked = self.phase.method.needs().taps
         return {role: network.expanded(asked.get(role, ())) for role, network in self.frozen.items()}
 
+    @cached_property
+    def places(self) -> Mapping[str, tuple[str, ...]]:
+        """Where the frozen networks are read that are not run to their end."""
+        return self.phase.method.reads(self.trained | self.frozen)
+
     def teach(self, batch: Batch, progress: Progress) -> Taught:
         """What the frozen networks whose turn it is say of a batch."""
-        return {role: self.frozen[role](batch.images, self.taps[role]) for role in self.phase.method.asks(progress)}
+        return {role: self._said(role, batch.images) for role in self.phase.method.asks(progress)}
+
+    def _said(self, role: str, images: torch.Tensor) -> Outputs:
+        network, places = self.frozen[role], self.places.get(role)
+        said: Outputs = read_upto(network, images, places) if places else network(images, self.taps[role])
+        return said
 
 
 def seed_foreign(seed: int, progress: Progress, rank: int) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import NetworkError
+from ..recipe.load import roots
 from . import cifar
 
 if TYPE_CHECKING:
@@ -78,9 +79,9 @@ def weights_files(model: Model) -> list[Path]:
 def _of_folder(model: Model) -> Source | None:
     import timm
 
-    folder = Path(model.name.removeprefix(LOCAL))
+    folder = place(model.name)
     if not (folder / "config.json").is_file():
-        _refuse_path(model.name, folder)
+        _refuse_path(model, folder)
         return None
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -102,8 +103,25 @@ def _of_folder(model: Model) -> Source | None:
     return Source(kind=kind, name=name, tag=tag, folder=folder, load="folder", pinned=True, config=config)
 
 
-def _refuse_path(name: str, folder: Path) -> None:
+def place(name: str) -> Path:
+    """The folder of a name: as it stands, or among the shipped recipes, whose trained teachers lie beside them."""
+    folder = Path(name.removeprefix(LOCAL))
+    found = [p for p in (folder, *(root / folder for root in roots())) if (p / "config.json").is_file()]
+    return found[0] if found else folder
+
+
+def is_missing(model: Model) -> bool:
+    """Whether the folder of a network that a recipe makes is not there."""
+    return model.made_by is not None and not (place(model.name) / "config.json").is_file()
+
+
+def _refuse_path(model: Model, folder: Path) -> None:
     """A name that can only be a path is not looked for among the architectures."""
+    name = model.name
+    if is_missing(model):
+        raise NetworkError(
+            f"there is no folder {str(folder)!r}: kdscale sweep trains it first, by the recipe {model.made_by}, or give another"
+        )
     if folder.exists() and (folder.is_dir() or "/" in name or name.startswith(LOCAL)):
         raise NetworkError(
             f"{str(folder)!r} is no folder with a config.json: give a folder of timm's, transformers' or kdscale's form"

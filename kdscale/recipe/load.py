@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -31,7 +32,8 @@ def load(reference: str) -> Recipe:
             return from_json(content) if path.suffix == ".json" else from_yaml(content)
         except RecipeError as error:
             raise RecipeError(f"{path}: {error}") from None
-    return pick(recipes_of(path), name, path)
+    recipe = pick(recipes_of(path), name, path)
+    return recipe if recipe.name else dataclasses.replace(recipe, name=reference)
 
 
 def pick(recipes: dict[str, Recipe], name: str, path: Path) -> Recipe:

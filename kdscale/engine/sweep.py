@@ -1,0 +1,213 @@
+"""Several runs as processes of their own, one after another or side by side, the teachers that they miss first.
+
+A run that its folder shows to be finished is not started again, and an interrupted one goes on from its last save: a sweep is
+repeated by the same command, like a run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..data.loading import usable_cores
+from ..errors import RecipeError
+from ..networks.sources import is_missing
+from ..recipe import Model, Recipe, from_json, override, resolve
+from ..recipe.load import find, load, meant, recipes_of
+from ..recipe.resolve import differences, identity
+from .faults import DONE, FAULT, STOPPED, Signals
+
+POLL = 0.2  # seconds
+ENDED = ("finished", "skipped", "failed", "stopped")
+
+
+@dataclass
+class Job:
+    """One run: ``kdscale train RECIPE words --out OUT``."""
+
+    reference: str
+    words: tuple[str, ...]
+    out: Path
+    after: tuple[Job, ...] = ()  # teachers that it needs
+    exported: bool = False  # is its export what others wait for?
+    state: str = "waiting"  # then 'running', then one of ENDED
+    recipe: Recipe = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.recipe = resolve(override(load(self.reference), self.words))
+
+    @property
+    def export(self) -> Path:
+        return self.out / "export"
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def done(self) -> bool:
+        return self.state in ("finished", "skipped")
+
+
+def jobs(references: Sequence[str], words: Sequence[str], grid: Sequence[str], out: Path) -> list[Job]:
+    """The runs of a sweep with their missing teachers, in an order in which they can be run.
+
+    ``references``: RECIPE:NAME, or RECIPE for all recipes of the file. ``words``: path=value for all. ``grid``: path=v1,v2,...;
+    every combination is a run. Raises RecipeError for what no run could begin with.
+    """
+    teachers: dict[Path, Job] = {}
+    runs = []
+    for reference in itertools.chain.from_iterable(map(spelt_out, references)):
+        for point in points(grid):
+            place = out / "-".join([folder_name(reference), *map(folder_name, point)])
+            runs.append(_with_teachers(reference, (*words, *point), place, out, teachers))
+    places = [run.out for run in runs]
+    if len(set(places)) < len(places):
+        raise RecipeError(f"two runs of this sweep have one folder: {', '.join(sorted(str(p) for p in set(places)))}")
+    return [*teachers.values(), *runs]
+
+
+def spelt_out(reference: str) -> list[str]:
+    """A reference, or those of all recipes in the file that it names."""
+    text, colon, _ = reference.partition(":")
+    path = find(text)
+    if colon or path.suffix != ".py":
+        return [reference]
+    return [f"{text}:{name}" for name in meant(recipes_of(path))]
+
+
+def points(grid: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """All combinations of 'path=v1,v2' (a value with commas of its own goes into brackets), each as path=value words."""
+    axes = []
+    for axis in grid:
+        path, equals, values = axis.partition("=")
+        if not equals or not values:
+            raise RecipeError(f"{axis!r} is no axis of a grid: write path=v1,v2, as in seed=0,1,2")
+        axes.append([f"{path}={value}" for value in re.split(r",(?![^\[\]]*\])", values)])
+    return itertools.product(*axes)
+
+
+def folder_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.=-]+", "-", text).strip("-")
+
+
+def _with_teachers(reference: str, words: tuple[str, ...], place: Path, out: Path, teachers: dict[Path, Job]) -> Job:
+    after: list[Job] = []
+    told: list[str] = []
+    for role, model in override(load(reference), words).networks.items():
+        if isinstance(model, Model) and is_missing(model) and model.made_by:
+            at = out / "teachers" / folder_name(Path(model.name).name)
+            if at not in teachers:
+                data = tuple(word for word in words if word.startswith(("data.source=", "machine.")))
+                teacher = _with_teachers(model.made_by, data, at, out, teachers)
+                teacher.exported = True
+                teachers[at] = teacher
+            after.append(teachers[at])
+            told.append(f"networks.{role}={teachers[at].export}")
+    return Job(reference, (*words, *told), place, tuple(after))
+
+
+def is_finished(job: Job) -> bool:
+    """Whether the job's folder holds the finished run of this very recipe, and the export that others wait for."""
+    try:
+        code = json.loads((job.out / "verdict.json").read_text())["code"]
+        held = from_json((job.out / "recipe.json").read_text())
+    except (OSError, ValueError, KeyError, RecipeError):
+        return False
+    same = not differences(identity(held, {}, {}), identity(job.recipe, {}, {}))
+    return code == 0 and same and (not job.exported or (job.export / "config.json").is_file())
+
+
+class Sweep:
+    """Starts what can be started and waits for it. ``side_by_side``: runs at a time, which share the cores of this machine."""
+
+    def __init__(self, todo: Sequence[Job], side_by_side: int, say: Callable[[str], None]) -> None:
+        self.todo, self.side_by_side, self.say = todo, side_by_side, say
+        self.waiting = list(todo)
+        self.running: list[Started] = []
+
+    def run(self) -> int:
+        """The process's exit code; where a stop was asked for, every run has saved itself before."""
+        with Signals() as signals:
+            while self.waiting or self.running:
+                if signals.asked:
+                    self._stop()
+                self._start()
+                time.sleep(POLL)
+                self._collect()
+            stopped = signals.asked is not None
+        return STOPPED if stopped else DONE if all(job.done for job in self.todo) else FAULT
+
+    def _start(self) -> None:
+        for job in [job for job in self.waiting if all(teacher.ended for teacher in job.after)]:
+            if len(self.running) >= self.side_by_side:
+                return
+            self.waiting.remove(job)
+            if not all(teacher.done for teacher in job.after):
+                self._end(job, "failed", ": a teacher of it is missing")
+            elif is_finished(job):
+                self._end(job, "skipped", ", as it was finished before")
+            else:
+                job.state = "running"
+                self.running.append(Started(job, self.side_by_side))
+                self.say(f"{job.out}: started")
+
+    def _collect(self) -> None:
+        for started in [s for s in self.running if s.process.poll() is not None]:
+            job, code = started.job, started.process.returncode
+            if code == DONE and started.next():
+                continue
+            self.running.remove(started)
+            state = {DONE: "finished", STOPPED: "stopped"}.get(code, "failed")
+            self._end(job, state, "" if code in (DONE, STOPPED) else f": see {started.log}")
+
+    def _stop(self) -> None:
+        """Once: nothing new begins, and every run is asked to save itself."""
+        for job in self.waiting:
+            job.state = "stopped"
+        self.waiting.clear()
+        for started in self.running:
+            started.stop()
+
+    def _end(self, job: Job, state: str, why: str) -> None:
+        job.state = state
+        self.say(f"{job.out}: {state}{why}")
+
+
+class Started:
+    """The processes of a job: its training and, where others wait for it, its export."""
+
+    def __init__(self, job: Job, side_by_side: int) -> None:
+        self.job, self.log, self._asked = job, Path(f"{job.out}.log"), False
+        train = ["train", job.reference, *job.words, "--out", str(job.out)]
+        self._commands = [train, *([["export", str(job.out), str(job.export)]] if job.exported else [])]
+        self._environment = dict(os.environ)
+        if side_by_side > 1:
+            self._environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // side_by_side)))
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.write_bytes(b"")
+        self.next()
+
+    def next(self) -> bool:
+        """Starts the next command; False where there is none."""
+        if not self._commands or self._asked:
+            return False
+        words = [sys.executable, "-m", "kdscale", *self._commands.pop(0)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment, start_new_session=True
+            )
+        return True
+
+    def stop(self) -> None:
+        if not self._asked:
+            self._asked = True
+            self.process.terminate()

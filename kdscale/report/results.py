@@ -1,0 +1,135 @@
+"""Finished runs as rows of a file, and the rows as a table: ours beside what is published.
+
+A row is a JSON object a line: the recipe's name, seed, top-1 of the last and of the best evaluation by name, seconds of training,
+device, commit, command, and the whole resolved recipe. Rows of one recipe that differ in the seed alone are one line of the table.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..engine.trained import Run
+from ..errors import KdscaleError
+from ..recipe import to_plain
+from ..recipe.resolve import digest
+
+Row = dict[str, Any]
+MARKS = ("<!-- results -->", "<!-- end of results -->")
+NOT_RUN = "not run yet"
+
+
+def row_of(run: Run) -> Row:
+    """What a finished run has to tell. Raises KdscaleError for one that is not finished."""
+    verdict = run.path / "verdict.json"
+    told = json.loads(verdict.read_text()) if verdict.exists() else {}
+    if told.get("code") != 0:
+        raise KdscaleError(
+            f"{run.path} is not finished ({told.get('reason', 'it has no verdict')}): run its train command again"
+        )
+    last = run.recipe.phases[-1].name
+    lines = [line for line in run.lines("evaluation") if line["phase"] == last]
+    names = list(dict.fromkeys(line["name"] for line in lines))
+    of = {name: [line for line in lines if line["name"] == name] for name in names}
+    environment = run.environment
+    return {
+        "recipe": run.recipe.name,
+        "seed": run.recipe.seed,
+        "last": {name: round(100 * entries[-1]["top1"], 4) for name, entries in of.items()},
+        "best": {name: round(100 * max(entry["top1"] for entry in entries), 4) for name, entries in of.items()},
+        "count": lines[-1]["count"] if lines else 0,
+        "seconds": round(sum(_seconds(run, phase.name) for phase in run.recipe.phases), 1),
+        "device": environment.get("device", ""),
+        "cores": environment.get("cores"),
+        "commit": environment.get("commit", ""),
+        "kdscale": environment.get("kdscale", ""),
+        "date": datetime.date.fromtimestamp(told["time"]).isoformat(),
+        "command": run.command,
+        "published": dict(run.recipe.published),
+        "resolved": to_plain(run.recipe),
+    }
+
+
+def _seconds(run: Run, phase: str) -> float:
+    return max((line.get("seconds", 0.0) for line in run.lines("evaluation") if line["phase"] == phase), default=0.0)
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a file; none where it is missing. Raises KdscaleError for a line that is no row."""
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
+        try:
+            rows.append(dict(json.loads(line)))
+        except ValueError:
+            raise KdscaleError(f"{path}, line {number}, is no JSON object: take the line out") from None
+    return rows
+
+
+def record(path: Path, row: Row) -> bool:
+    """Appends a row, unless the file holds this run already: same command, date, seed and score."""
+    if any({**held, "resolved": None} == {**row, "resolved": None} for held in read(path)):
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row, sort_keys=True) + "\n")
+    return True
+
+
+def grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows by recipe; settings that differ in more than the seed stand apart under their name and a number."""
+    groups: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        plain = {**row["resolved"], "seed": 0, "published": None, "machine": None, "checkpointing": None}
+        groups.setdefault(row["recipe"], {}).setdefault(digest(plain), []).append(row)
+    return {
+        name if number == 1 else f"{name} ({number})": held
+        for name, kinds in groups.items()
+        for number, held in enumerate(kinds.values(), 1)
+    }
+
+
+def table(rows: Sequence[Row], expected: Sequence[tuple[str, dict[str, float]]] = ()) -> list[str]:
+    """Lines of a Markdown table. ``expected``: (recipe, published) that are shown even where nothing was run."""
+    groups = grouped(rows)
+    lines = [
+        "| recipe | published | ours, last | best | difference | seeds | device, seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, published in expected:
+        if name not in groups:
+            lines.append(f"| {name} | {_printed(published)} | {NOT_RUN} | {NOT_RUN} | | 0 | |")
+    for name, held in groups.items():
+        published = held[-1]["published"]
+        last = [row["last"]["student"] for row in held if "student" in row["last"]]
+        best = [row["best"]["student"] for row in held if "student" in row["best"]]
+        if not last:
+            continue
+        gap = f"{statistics.fmean(last) - max(published.values()):+.2f}" if published else ""
+        seconds = statistics.fmean(row["seconds"] for row in held)
+        where = f"{held[-1]['device']}, {seconds:.0f}"
+        lines.append(f"| {name} | {_printed(published)} | {_spread(last)} | {_spread(best)} | {gap} | {len(held)} | {where} |")
+    return lines
+
+
+def _printed(published: dict[str, float]) -> str:
+    return "; ".join(f"{value:.2f} ({where})" for where, value in published.items())
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{statistics.fmean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def rewrite(page: Path, lines: Sequence[str]) -> None:
+    """Puts the table between the two marks of a page. Raises KdscaleError where they are not there."""
+    text = page.read_text()
+    found = re.search(f"{re.escape(MARKS[0])}.*?{re.escape(MARKS[1])}", text, re.S)
+    if not found:
+        raise KdscaleError(f"{page} has no lines {MARKS[0]!r} and {MARKS[1]!r}: write them where the table belongs")
+    made = "\n".join([MARKS[0], *lines, MARKS[1]])
+    page.write_text(text[: found.start()] + made + text[found.end() :])

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdscale.errors import KdscaleError
+from kdscale.report import results
+
+
+def row(name: str, seed: int, top1: float, **changes: Any) -> results.Row:
+    return {
+        "recipe": name, "seed": seed, "last": {"student": top1}, "best": {"student": top1 + 0.5}, "seconds": 60.0,
+        "device": "a processor", "published": {"a paper, table 1": 70.0}, "resolved": {"seed": seed, "data": "x", **changes},
+    }  # fmt: skip
+
+
+def test_seeds_are_one_line_and_other_settings_another() -> None:
+    lines = results.table([row("kd", 0, 71.0), row("kd", 1, 72.0), row("kd", 0, 60.0, data="y")])
+    assert lines[2] == "| kd | 70.00 (a paper, table 1) | 71.50 ± 0.71 | 72.00 ± 0.71 | +1.50 | 2 | a processor, 60 |"
+    assert lines[3].startswith("| kd (2) |")
+    assert len(lines) == 4
+
+
+def test_what_was_not_run_says_so() -> None:
+    lines = results.table([row("kd", 0, 71.0)], [("kd", {}), ("shake", {"a paper": 77.0})])
+    assert "| shake | 77.00 (a paper) | not run yet | not run yet | | 0 | |" in lines
+    assert sum("| kd |" in line for line in lines) == 1
+
+
+def test_a_run_is_recorded_once(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    assert results.record(path, row("kd", 0, 71.0))
+    assert not results.record(path, row("kd", 0, 71.0))
+    assert results.record(path, row("kd", 1, 71.0))
+    assert [r["seed"] for r in results.read(path)] == [0, 1]
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text('{"recipe": "kd"}\nhalf\n')
+    with pytest.raises(KdscaleError, match="line 2"):
+        results.read(path)
+
+
+def test_a_page_is_rewritten_between_its_marks(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{results.MARKS[0]}\nold\n{results.MARKS[1]}\nafter\n")
+    results.rewrite(page, ["new"])
+    assert page.read_text() == f"before\n{results.MARKS[0]}\nnew\n{results.MARKS[1]}\nafter\n"
+    page.write_text("no marks")
+    with pytest.raises(KdscaleError, match="no lines"):
+        results.rewrite(page, ["new"])
