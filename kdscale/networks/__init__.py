@@ -6,6 +6,7 @@ from .freezing import freeze, thaw
 from .heads import FusedHead, LinearHead
 from .network import FrozenNetwork, Network
 from .norm import SynchronisedBatchNorm, synchronise
+from .places import read_upto
 from .preflight import default_floor, foreign_noise, preflight
 from .sources import suggest_distilled, weights_files
 from .weights import load_weights
@@ -23,6 +24,7 @@ __all__ = [
     "freeze",
     "load_weights",
     "preflight",
+    "read_upto",
     "suggest_distilled",
     "synchronise",
     "thaw",

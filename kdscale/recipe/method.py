@@ -69,6 +69,13 @@ class Method:
         """The frozen roles that speak in the step at ``progress``; the others are not run."""
         return self.needs().frozen
 
+    def reads(self, networks: Mapping[str, Any]) -> Mapping[str, tuple[str, ...]]:
+        """role -> places between its blocks, of frozen networks that speak by these alone and run no further, without logits.
+
+        ``networks``: all of the phase, by role, for where blocks lie is a network's own affair.
+        """
+        return {}
+
     def phases(self, phase: Phase) -> tuple[Phase, ...]:
         """The phases that a phase with this method stands for; a part that is expanded again is itself."""
         return (phase,)
