@@ -217,7 +217,9 @@ def test_predictions_are_logits_and_name_the_student(case: Case) -> None:
 def test_taps_that_a_method_needs_are_there(case: Case) -> None:
     _, context = built(case.phase, case.kind)
     for role, taps in case.method.needs().taps.items():
-        assert set(taps) <= set(context.networks[role].tap_names())
+        network = context.networks[role]
+        assert set(network.expanded(taps)) <= set(network.tap_names())
+        assert network.expanded(taps)
 
 
 @every_method
@@ -277,7 +279,7 @@ def test_two_processes_equal_one_on_the_same_global_batch(data: Path, session: S
     assert two.keys() == one.keys()
     for case, alone in one.items():
         for mine, theirs in zip(alone["steps"], two[case]["steps"], strict=True):
-            assert theirs["losses"] == pytest.approx(mine["losses"], abs=3e-5), case
+            assert theirs["losses"] == pytest.approx(mine["losses"], abs=3e-5, rel=1e-4), case
             # Wider than the losses': rounding may carry an activation over the kink of a ReLU.
             assert theirs["norm"] == pytest.approx(mine["norm"], rel=2e-3), case
         assert two[case]["weights"] == pytest.approx(alone["weights"], abs=3e-3), case

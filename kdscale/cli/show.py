@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,19 +13,20 @@ import typer
 from .arguments import Assignments, quiet_libraries, recipe_of, register_methods
 
 if TYPE_CHECKING:
-    from ..recipe import Recipe
-    from ..recipe.method import Method
+    from ..recipe import FromPhase, Model, Recipe
 
 HELP = """Show recipes, methods, or one of them.
 
-kdscale show recipes: what is shipped, and what the folder recipes/ holds.
+kdscale show recipes [WORD]...: what is shipped, and what the folder recipes/ holds, with the published top-1; of names that hold each WORD.
 
-kdscale show methods [NAME]...: papers; of a NAME also the loss and its hyper-parameters.
+kdscale show methods [NAME]...: papers, phases, trained parameters; of a NAME also the loss, its hyper-parameters and what was published.
 
 kdscale show RECIPE[:NAME] [path=value]...: steps, batch, rates, parameters, what is trained and what is frozen."""
 
 What = Annotated[str, typer.Argument(metavar="WHAT", help="'recipes', 'methods', or RECIPE[:NAME].")]
 Json = Annotated[bool, typer.Option("--json", help="Of a recipe: the resolved one as JSON, every default spelt out.")]
+
+COLUMNS = ("phases", "data", "networks", "published")
 
 
 def run(what: What, assignments: Assignments = None, json: Json = False) -> None:
@@ -30,74 +34,86 @@ def run(what: What, assignments: Assignments = None, json: Json = False) -> None
     words = assignments or []
     if what in ("recipes", "methods") and json:
         raise typer.BadParameter(f"a recipe can be shown so, and {what} cannot: leave it out", param_hint="'--json'")
-    if what == "recipes" and words:
-        raise typer.BadParameter(f"{words[0]!r} is for a recipe: kdscale show RECIPE {words[0]}")
-    lines = _recipes() if what == "recipes" else _methods(words) if what == "methods" else _recipe(what, words, json)
+    for word in words:
+        if what == "recipes" and "=" in word:
+            raise typer.BadParameter(f"{word!r} is for a recipe: kdscale show RECIPE {word}")
+    lines = _recipes(words) if what == "recipes" else _methods(words) if what == "methods" else _recipe(what, words, json)
     for line in lines:
         typer.echo(line)
 
 
-def _recipes() -> Iterator[str]:
-    """One line a recipe, in columns that no narrow terminal or pipe cuts."""
+def _recipes(words: Sequence[str]) -> Iterator[str]:
+    """A block a file and a line a recipe, in columns that no narrow terminal or pipe cuts.
+
+    ``words``: only names that hold all of them. Raises RecipeError where none does.
+    """
     from ..errors import RecipeError
-    from ..recipe.load import meant, recipes_of, shipped
+    from ..recipe.load import shipped
 
-    rows = [("recipe", "phases", "data", "networks")]
-    for short, path in shipped():
-        try:
-            rows += [_row(f"{short}:{name}", recipe) for name, recipe in meant(recipes_of(path)).items()]
-        except RecipeError as error:
-            rows.append((short, str(error), "", ""))
-    widths = [max(len(row[column]) for row in rows if row[-1]) for column in range(4)]
+    blocks = [(short, _rows(short, path)) for short, path in shipped()]
+    kept = [(short, found) for short, rows in blocks if (found := [row for row in rows if all(w in row[0] for w in words)])]
+    if not kept:
+        asked = " and ".join(map(repr, words))
+        raise RecipeError(f"no recipe has {asked} in its name; there are {', '.join(short for short, _ in blocks)}")
+    for number, (short, rows) in enumerate(kept):
+        yield from [""] * (number > 0)
+        yield from _aligned([(short, *COLUMNS), *rows])
+
+
+def _rows(short: str, path: Path) -> list[tuple[str, ...]]:
+    """A row a recipe of one file; its error is told in place of one that does not run."""
+    from ..errors import RecipeError
+    from ..recipe.load import meant, recipes_of
+
+    try:
+        return [_row(f"{short}:{name}", recipe) for name, recipe in meant(recipes_of(path)).items()]
+    except RecipeError as error:
+        return [(short, str(error))]
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max((len(row[n]) for row in rows if len(row) > 2), default=0) for n in range(1 + len(COLUMNS))]
     for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
 
 
-def _row(name: str, recipe: Recipe) -> tuple[str, str, str, str]:
-    from ..recipe import FromPhase
+def _row(name: str, recipe: Recipe) -> tuple[str, ...]:
     from ..recipe.method import kind_of
 
     phases = " > ".join(
         f"{kind_of(p.method)} {p.epochs or p.steps:g} {'epochs' if p.epochs else 'steps'}" for p in recipe.phases
     )
-    sources = {role: s for where in (recipe.networks, *(p.networks for p in recipe.phases)) for role, s in where.items()}
-    roles = ", ".join(
-        f"{role} of phase {s.phase}" if isinstance(s, FromPhase) else f"{role} {s.name}"
-        for role, s in ({**sources, **recipe.networks}).items()
+    printed = "; ".join(f"{top1:.2f} {where}" for where, top1 in recipe.published.items())
+    return name, phases, recipe.data.source, _networks(recipe), printed
+
+
+def _networks(recipe: Recipe) -> str:
+    """Who plays the roles that the methods ask for, at last. Teachers that are the first one from other seeds are counted."""
+    from ..recipe import FromPhase
+
+    sources: dict[str, Model | FromPhase] = {}
+    for phase in recipe.phases:
+        needs, played = phase.method.needs(), {**recipe.networks, **phase.networks}
+        asked = (*needs.trained, *needs.frozen, *needs.drawn)
+        sources |= {role: played[role] for role in asked if role in played}
+    sources = dict(sorted(sources.items(), key=lambda item: item[0] != "student"))
+    named: Counter[tuple[str, str]] = Counter()
+    for role, source in sources.items():
+        name = f"of phase {source.phase}" if isinstance(source, FromPhase) else source.name
+        first = next((known for known in named if role.startswith(known[0]) and name.startswith(known[1])), (role, name))
+        named[first] += 1
+    return ", ".join(
+        f"{role} {name}" + (f" and {count - 1} more" if count > 1 else "") for (role, name), count in named.items()
     )
-    return name, phases, recipe.data.source, roles
 
 
 def _methods(kinds: Sequence[str]) -> Iterator[str]:
-    from ..recipe.method import Method, method_of_kind
-
     register_methods()
-    for kind, method in sorted(Method.registry.items()) if not kinds else []:
-        paper = method.paper
-        yield f"{kind:<12} {paper.year}  {paper.title} ({paper.authors}, {paper.venue})"
-    for method in [method_of_kind(kind) for kind in kinds]:
-        yield from _method(method)
+    from ..recipe.method import method_of_kind
+    from ..report.methods import described, roll
 
-
-def _method(method: type[Method]) -> Iterator[str]:
-    """Paper, loss, what the method needs, and every hyper-parameter with its default and, of a choice, the others."""
-    import dataclasses
-    import inspect
-    from typing import Literal, get_args, get_origin, get_type_hints
-
-    made, paper, hints = method(), method.paper, get_type_hints(method)
-    needs = made.needs()
-    yield f"{hints['kind'].__args__[0]}: {paper.title}"
-    yield f"  paper    {paper.authors}, {paper.venue} {paper.year}" + (f", section {paper.section}" if paper.section else "")
-    yield f"  formula  {paper.formula}"
-    head = "; the student has a distillation token" if needs.distillation_head else ""
-    yield f"  trained  {', '.join(needs.trained)}; frozen: {', '.join(needs.frozen) or 'none'}{head}"
-    yield from (f"  {line}".rstrip() for line in (inspect.getdoc(method) or "").replace("``", "").splitlines())
-    for field in dataclasses.fields(method):
-        parts = [part for part in (hints[field.name], *get_args(hints[field.name])) if get_origin(part) is Literal]
-        choice = ", ".join(repr(value) for part in parts for value in get_args(part))
-        if field.name != "kind":
-            yield f"  {field.name} = {getattr(made, field.name)!r}" + (f"  of {choice}" if choice else "")
+    found = [method_of_kind(kind) for kind in kinds]
+    yield from itertools.chain.from_iterable(map(described, found)) if found else roll()
 
 
 def _recipe(reference: str, assignments: Sequence[str], as_json: bool) -> Iterator[str]:

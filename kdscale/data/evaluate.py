@@ -29,6 +29,7 @@ from .device import Finish
 from .loading import Loading, worker_count
 from .order import Integers
 from .reader import IGNORED, Bytes, Rows
+from .resident import LARGEST_SIDE
 from .split import Split
 from .stream import ahead, check_labels
 from .table import Column, Part
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 
 MODULUS = (1 << 61) - 1  # as a mask: sums are compared modulo 2**61, which divides the wrap-around of 64 bits
 PADDING = -1
+
+Held = list[tuple[Tensor, Tensor]]
+"""Images uint8 [b,S,S,3] and table of each batch of a whole split, on the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,27 +127,47 @@ def evaluation_batches(
     workers: int | Literal["auto"],
     indices: Integers | None = None,
     local_ranks: int = 1,
+    held: Held | None = None,
 ) -> Iterator[Batch]:
-    """Batches of at most ``data.eval_batch`` images a rank, over the whole split or over ``indices`` of it."""
+    """Batches of at most ``data.eval_batch`` images a rank, over the whole split or over ``indices`` of it.
+
+    ``held``: what an earlier call over the whole split left there is not read again; a small set leaves its images.
+    """
     if indices is not None and not len(indices):
         raise DataError(f"evaluation of split {split.name} was asked for no samples")
     check_labels(split, split.info.classes)
     if data.eval_crop < 1 and data.train.crop in ("pad", "none"):
         log.warning("evaluation cuts out the centre (eval_crop %s) of images that training sees whole", data.eval_crop)
+    finish = Finish(split.info, device, None, split.info.classes)
+    if held and indices is None:
+        yield from (finish(images, table, False, 0, (0, 0)) for images, table in held)
+        return
     reader = EvaluationReader(split, data, indices)
     rounds = Rounds(reader.samples, rank, ranks, data.eval_batch)
     pin = device.type == "cuda"
     loading = Loading(rounds, reader, worker_count(workers, local_ranks, rounds.size), data.prefetch, rank, pin)
-    finish = Finish(split.info, device, None, split.info.classes)
-
-    def finished() -> Iterator[Batch]:
-        for images, table, _ in loading:
-            yield finish(images, table, False, 0, (0, 0))
-
+    read: Held | None = [] if held is not None and indices is None and is_small(split, data) else None
     try:
-        yield from ahead(finished(), device) if pin else finished()
+        batches = _finished(loading, finish, device, read)
+        yield from ahead(batches, device) if pin else batches
     finally:
         loading.close()
+    if held is not None and read is not None:
+        held.extend(read)  # of a whole pass alone
+
+
+def _finished(loading: Loading, finish: Finish, device: torch.device, read: Held | None) -> Iterator[Batch]:
+    for images, table, _ in loading:
+        images, table = images.to(device, non_blocking=True), table.to(device, non_blocking=True)
+        if read is not None:
+            read.append((images, table))
+        yield finish(images, table, False, 0, (0, 0))
+
+
+def is_small(split: Split, data: Data) -> bool:
+    """Whether the images may stay on the device, as those of a resident training set do."""
+    size = split.info.size
+    return data.read != "stream" and size <= LARGEST_SIDE and len(split) * size**2 * 3 <= data.resident_mb << 20
 
 
 def checksum(index: Tensor) -> Tensor:

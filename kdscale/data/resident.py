@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from kdscale.recipe.data import Augment, Data
 from .augment import FLIP, LEFT, TOP
 from .autoaugment import NAME as AUTOAUGMENT
 from .decode import decode
-from .loading import MOST_WORKERS, Loading, usable_cores
+from .loading import Loading
 from .order import Integers
 from .plans import Plan
 from .processes import pool
@@ -109,57 +109,44 @@ def places(
 
 
 class ResidentStream(TrainStream):
-    """A :class:`TrainStream` that reads nothing but memory. Raises Unfit where the set or the recipe does not allow it."""
+    """A :class:`TrainStream` that reads nothing but memory, from the first batch on, which takes the time of decoding.
 
-    def __init__(
-        self,
-        split: Split,
-        data: Data,
-        plan: Plan,
-        *,
-        seed: int,
-        rank: int,
-        ranks: int,
-        accumulate: int,
-        device: torch.device,
-        classes: int,
-        workers: int | Literal["auto"],
-        local_ranks: int = 1,
-        views: int = 1,
-    ) -> None:
-        """``workers``: processes that decode, where the set is large enough for more than one."""
-        super().__init__(
-            split, data, plan,
-            seed=seed, rank=rank, ranks=ranks, accumulate=accumulate, device=device, classes=classes, workers=0,
-            views=views,
-        )  # fmt: skip
-        pictures = load(split, data, device, processes(len(split), workers, local_ranks))
-        self._reader = ResidentReader(pictures, TrainReader(split, data, self._sequence, 1, views))
+    With ``read=auto`` a set that proves unfit is streamed. Errors of reading come with the first batch, where ranks agree on
+    them; DataError at once for an augmentation that is not one of whole batches.
+    """
+
+    pictures: Pictures | None = None
 
     def _load(self, steps: Steps) -> Loading:
-        return Loading(steps, self._reader, 0, self.data.prefetch, self.rank, pin=False, views=self.views)
-
-
-def open_stream(split: Split, data: Data, plan: Plan, *, device: torch.device, **settings: Any) -> TrainStream:
-    """The stream that ``data.read`` asks for, with :class:`TrainStream`'s arguments. DataError where it cannot be resident."""
-    if data.read != "stream":
         try:
-            if data.read == "resident" or is_small(split, data):
-                return ResidentStream(split, data, plan, device=device, **settings)
+            self.pictures = self.pictures or load(self.split, self.data, self.device, self.workers)
         except Unfit as reason:
-            if data.read == "resident":
-                raise DataError(f"the set cannot be resident: {reason}; set data.read=stream") from None
-            log.info("read image by image: %s", reason)
-    return TrainStream(split, data, plan, device=device, **settings)
+            if self.data.read == "resident":
+                raise refused(reason) from None
+            log.info("images are read one by one: %s", reason)
+            return super()._load(steps)
+        reader = ResidentReader(self.pictures, TrainReader(self.split, self.data, self._sequence, 1, self.views))
+        return Loading(steps, reader, 0, self.data.prefetch, self.rank, pin=False, views=self.views)
 
 
-def is_small(split: Split, data: Data) -> bool:
-    """Whether one gather can augment the images, and the first of them is small."""
-    check_augmentation(data.train)
-    return max(first_shape(split, data)) <= LARGEST_SIDE
+def open_stream(split: Split, data: Data, plan: Plan, **settings: Any) -> TrainStream:
+    """The stream that ``data.read`` asks for, with :class:`TrainStream`'s arguments. DataError where it cannot be resident."""
+    try:
+        if data.read != "stream":
+            check_augmentation(data.train)
+            return ResidentStream(split, data, plan, **settings)
+    except Unfit as reason:
+        if data.read == "resident":
+            raise refused(reason) from None
+    return TrainStream(split, data, plan, **settings)
+
+
+def refused(reason: Unfit) -> DataError:
+    return DataError(f"the set cannot be resident: {reason}; set data.read=stream")
 
 
 def check_augmentation(augment: Augment) -> None:
+    """Unfit for what is done to each image by itself."""
     if augment.crop not in ("pad", "none"):
         raise Unfit(f"crop {augment.crop} resizes each image by itself")
     if augment.policy not in (None, AUTOAUGMENT):
@@ -168,15 +155,8 @@ def check_augmentation(augment: Augment) -> None:
         raise Unfit("colour jitter changes each image by itself")
 
 
-def processes(samples: int, workers: int | Literal["auto"], local_ranks: int) -> int:
-    """How many decode at once."""
-    cores = min(MOST_WORKERS, usable_cores() // local_ranks) if workers == "auto" else workers
-    return max(1, min(cores, samples // PER_PROCESS))
-
-
-def load(split: Split, data: Data, device: torch.device, jobs: int) -> Pictures:
-    """Decodes the whole split. Raises Unfit, or DataError naming the first sample that cannot be read."""
-    check_augmentation(data.train)
+def load(split: Split, data: Data, device: torch.device, workers: int) -> Pictures:
+    """Decodes the whole split, in several processes where it is large. Raises Unfit, or DataError naming a sample."""
     shape = first_shape(split, data)
     check_size(split, data, shape)
     height, width = shape
@@ -185,10 +165,15 @@ def load(split: Split, data: Data, device: torch.device, jobs: int) -> Pictures:
     bad: dict[int, str] = {}
     starts = range(0, len(split), PER_TASK)
     tasks = [partial(decoded, split, data, start, min(start + PER_TASK, len(split)), shape) for start in starts]
-    for start, (part, reasons) in zip(starts, _results(tasks, jobs), strict=True):
+    for start, (part, reasons) in zip(starts, _results(tasks, jobs(len(split), workers)), strict=True):
         images[start : start + len(part)] = torch.from_numpy(part)
         bad |= reasons
     return Pictures(pixels.to(device), height, width, bad)
+
+
+def jobs(samples: int, workers: int) -> int:
+    """How many processes decode: those that start sooner than the others are done."""
+    return max(1, min(workers, samples // PER_PROCESS))
 
 
 def first_shape(split: Split, data: Data) -> tuple[int, int]:
@@ -211,6 +196,8 @@ def check_size(split: Split, data: Data, shape: tuple[int, int]) -> None:
         raise Unfit(f"images are {height} x {width}, and crop none needs {size} x {size}")
     if augment.crop == "pad" and min(shape) + 2 * augment.pad < size:
         raise Unfit(f"images are {height} x {width}, too small for a crop of {size} with {augment.pad} pixels of padding")
+    if data.read == "auto" and max(shape) > LARGEST_SIDE:
+        raise Unfit(f"images are {height} x {width}, larger than {LARGEST_SIDE} pixels: data.read=resident takes them")
     needed = len(split) * height * width * 3 / 2**20
     if needed > data.resident_mb:
         raise Unfit(f"{len(split)} images of {height} x {width} take {needed:.0f} MB, more than resident_mb {data.resident_mb}")
@@ -242,13 +229,13 @@ def _pass(split: Split, data: Data, sample: int, error: DataError) -> str:
     return str(error)
 
 
-def _results(tasks: Sequence[Callable[[], Any]], jobs: int) -> Iterator[Any]:
+def _results(tasks: Sequence[Callable[[], Any]], processes: int) -> Iterator[Any]:
     """What the tasks return, in order; none is kept."""
-    if jobs == 1:
+    if processes == 1:
         yield from (task() for task in tasks)
         return
     try:
-        with pool(jobs) as submit:
+        with pool(processes) as submit:
             futures = deque(submit(task) for task in tasks)
             while futures:
                 yield futures.popleft().result()

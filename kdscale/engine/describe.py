@@ -18,6 +18,7 @@ from ..recipe.resolve import digest, phase_data
 from ..recipe.text import to_plain
 from ..tasks import task_of
 from ..types import Context, DatasetInfo, World
+from .schedule import TRAINING
 from .stage import build_source, fresh_network, phase_plan
 
 # Sizes of the sets that the shipped recipes name, so that a recipe can be shown where its data are not.
@@ -36,12 +37,16 @@ def describe(recipe: Recipe, ranks: int) -> Iterator[str]:
     as_asked = asked.phases if len(asked.phases) == len(recipe.phases) else recipe.phases
     for number, phase in enumerate(recipe.phases):
         info, plan, note = _data(phase, phase_data(phase))
-        length = f"{phase.epochs:g} epochs" if phase.epochs else f"{phase.steps} steps"
-        yield f"phase {number + 1} {phase.name}: {kind_of(phase.method)}, {length}{note}"
+        yield f"phase {number + 1} {phase.name}: {kind_of(phase.method)}, {_length(phase)}{note}"
         if plan is not None:
             yield _batches(plan, ranks, recipe.machine.accumulate)
         yield _rates(phase, as_asked[number].optimizer)
         yield from _networks(recipe, number, info)
+
+
+def _length(phase: Phase) -> str:
+    limit = "at most " if isinstance(phase.schedule, Plateau) and phase.schedule.stops else ""
+    return limit + (f"{phase.epochs:g} epochs" if phase.epochs else f"{phase.steps} steps")
 
 
 def _batches(plan: Plan, ranks: int, accumulate: int) -> str:
@@ -64,9 +69,14 @@ def _curve(schedule: Schedule) -> str:
     if isinstance(schedule, Cosine):
         return f"cosine to {schedule.end:g}"
     if isinstance(schedule, MultiStep):
-        return f"multistep x {schedule.factor:g} after epochs {', '.join(f'{m:g}' for m in schedule.milestones)}"
+        return (
+            f"multistep x {schedule.factor:g} after epochs {', '.join(f'{m - schedule.offset:g}' for m in schedule.milestones)}"
+        )
     if isinstance(schedule, Plateau):
-        return f"plateau x {schedule.factor:g} after {schedule.patience} evaluations without a better {schedule.metric}"
+        end = f", ends at {schedule.end:g}" if schedule.stops else ""
+        records = "epochs" if schedule.metric == TRAINING else "evaluations"
+        waited = f"{schedule.patience + 1} {records} without a better {schedule.metric}"
+        return f"plateau x {schedule.factor:g} after {waited}{end}"
     return schedule.kind
 
 
@@ -104,9 +114,12 @@ def _networks(recipe: Recipe, number: int, info: DatasetInfo) -> Iterator[str]:
             absent[role] = error
     for part, module in _parts(recipe, phase, built, info).items() if not absent else built.items():
         count = sum(p.numel() for p in module.parameters() if p.requires_grad)
-        name = next((f" ({n.name})" for n in built.values() if n is module), "")
+        name = next((f"{role} ({n.name})" for role, n in built.items() if n is module), part)
         if not isinstance(module, FrozenNetwork):
-            yield f"  trained {part}{name}: {count:,} parameters"
+            yield f"  trained {name}: {count:,} parameters"
+    for role, network in built.items():
+        if not absent and role in trained and not any(p.requires_grad for p in network.parameters()):
+            yield f"  held    {role} ({network.name}): not trained in this phase"
     for role, network in built.items():
         if isinstance(network, FrozenNetwork):
             yield f"  frozen {role} ({_named(phase, role)}): {sum(p.numel() for p in network.parameters()):,} parameters"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from ..tasks import Task
 from ..types import Batch, DatasetInfo
 from .parallel import Session
 from .stage import Stage, student_of
+
+if TYPE_CHECKING:
+    from ..data.evaluate import Held
 
 Scores = dict[str, dict[str, float]]
 Answer = Callable[[Batch], dict[str, Tensor]]
@@ -34,7 +37,9 @@ def score(answer: Answer, batches: Iterable[Batch], task: Task, info: DatasetInf
     return metric.result(session.total, info.samples if whole else None)
 
 
-def split_batches(split: Any, data: Data, session: Session, indices: np.ndarray[Any, Any] | None = None) -> Iterable[Batch]:
+def split_batches(
+    split: Any, data: Data, session: Session, indices: np.ndarray[Any, Any] | None = None, held: Held | None = None
+) -> Iterable[Batch]:
     return evaluation_batches(
         split,
         data,
@@ -44,11 +49,17 @@ def split_batches(split: Any, data: Data, session: Session, indices: np.ndarray[
         workers=data.workers,
         indices=indices,
         local_ranks=session.local_size,
+        held=held,
     )
 
 
 def evaluate_stage(stage: Stage) -> Scores:
-    """What the distiller answers (student, shadow ...) and, beside them, the student under its EMA weights as ``ema``."""
+    """What the distiller answers (student, shadow ...) and, beside them, the student under its EMA weights as ``ema``.
+
+    A phase without answers reads no image.
+    """
+    if not stage.answers:
+        return {}
 
     def answer(batch: Batch) -> dict[str, Tensor]:
         said: dict[str, Tensor] = stage.wrapped(batch)
@@ -59,7 +70,8 @@ def evaluate_stage(stage: Stage) -> Scores:
 
     stage.distiller.eval()
     try:
-        return score(answer, split_batches(stage.eval_split, stage.data, stage.session), *_where(stage), whole=True)
+        batches = split_batches(stage.eval_split, stage.data, stage.session, held=stage.held)
+        return score(answer, batches, *_where(stage), whole=True)
     finally:
         stage.distiller.train()
 
@@ -70,7 +82,7 @@ def evaluate_frozen(stage: Stage, held_out: int | None = None) -> Scores:
         return {}
     samples = stage.eval_split.info.samples
     indices = None if held_out is None or held_out >= samples else np.arange(held_out, dtype=np.int64) * samples // held_out
-    batches = split_batches(stage.eval_split, stage.data, stage.session, indices)
+    batches = split_batches(stage.eval_split, stage.data, stage.session, indices, stage.held)
 
     def answer(batch: Batch) -> dict[str, Tensor]:
         said = {role: network(batch.images).logits for role, network in stage.frozen.items()}

@@ -123,5 +123,5 @@ class Loop:
             upkeep.log(rate)
         if upkeep.due(step):
             self.agreement.settle()
-            upkeep.run(step)
+            upkeep.run(step, rate)
             self.meter.since += upkeep.seconds  # not the steps' own time

@@ -29,8 +29,9 @@ from .meter import Meter
 from .parallel import Session
 from .phase_file import PhaseFile
 from .reporter import Journal, Reporter, Several, Silent, cut_back
+from .schedule import TRAINING, over
 from .stage import Stage, build_stage, open_data
-from .upkeep import TRAINING, Upkeep
+from .upkeep import Upkeep
 
 ReporterFactory = Callable[[Recipe, Path], list[Reporter]]
 
@@ -196,6 +197,11 @@ def check_names(stage: Stage) -> None:
         known = [f"{name}.{score}" for name in names for score in ("top1", "top5", "loss")] + [TRAINING]
         if schedule.metric not in known:
             raise RecipeError(f"schedule.metric: there is no {schedule.metric!r} to watch; {nearest(schedule.metric, known)}")
+        if over(schedule, stage.phase.optimizer.lr, []):
+            raise RecipeError(
+                f"schedule.end: phase {stage.phase.name!r} stops at the rate {schedule.end:g} and begins with {stage.phase.optimizer.lr:g}:"
+                " set it lower"
+            )
 
 
 def judge_teachers(stage: Stage, reporter: Reporter) -> dict[str, float]:

@@ -9,6 +9,7 @@ from ..recipe import Constant, Cosine, MultiStep, Plateau
 from ..types import Progress
 
 Schedule = Constant | Cosine | MultiStep | Plateau
+TRAINING = "train.loss"  # the metric of a plateau that watches no evaluation
 
 
 def learning_rate(schedule: Schedule, base: float, progress: Progress, history: Sequence[float] = ()) -> float:

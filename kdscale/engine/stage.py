@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import keys
 from ..data import Plan, Split, TrainStream, check_batch, open_split, open_stream, plan
@@ -51,6 +51,7 @@ class Stage:
     ema: Ema | None
     answers: tuple[str, ...]  # names of what evaluations measure
     warnings: list[str] = field(default_factory=list)
+    held: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # a small evaluation split, once it was read
 
     @property
     def phase(self) -> Phase:
@@ -151,18 +152,16 @@ def build_stage(recipe: Recipe, number: int, session: Session, folder: Folder | 
     train, held = open_data(phase)
     schedule = phase_plan(phase, train)
     check_batch(schedule, session.size, recipe.machine.accumulate)
-    with warnings.catch_warnings(record=True) as caught:
+    task, world = task_of(recipe), session.world()
+    with warnings.catch_warnings(record=True) as caught, torch.random.fork_rng(devices=[]):
         warnings.simplefilter("always", UserWarning)
         networks = build_networks(recipe, number, train.info, folder, session.device)
-    trained = {role: n for role, n in networks.items() if not isinstance(n, FrozenNetwork)}
-    frozen = {role: n for role, n in networks.items() if isinstance(n, FrozenNetwork)}
-    task = task_of(recipe)
-    fresh = partial(fresh_network, recipe, number, train.info)
-    world = session.world()
-    context = Context(networks, fresh, train.info, world, task, phase, recipe.seed, recipe.precision, session.device)
-    with torch.random.fork_rng(devices=[]):
+        fresh = partial(fresh_network, recipe, number, train.info)
+        context = Context(networks, fresh, train.info, world, task, phase, recipe.seed, recipe.precision, session.device)
         torch.default_generator.manual_seed(keys.key(recipe.seed, 8, number) >> 1)  # heads and adapters, equal on every rank
         distiller: nn.Module = phase.method.build(context)  # type: ignore[attr-defined]
+    trained = {role: n for role, n in networks.items() if not isinstance(n, FrozenNetwork)}
+    frozen = {role: n for role, n in networks.items() if isinstance(n, FrozenNetwork)}
     if recipe.batch_norm == "sync":
         synchronise(distiller, world)
     take_carried(distiller, recipe, number, folder)

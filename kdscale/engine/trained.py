@@ -106,13 +106,22 @@ def _meaning(recipe: Recipe, what: str) -> tuple[int, str]:
             raise RunError(f"phase {head!r} has trained no {role!r}; {nearest(role, list(dict.fromkeys(known)))}")
         return number, role
     trained_roles = recipe.phases[last].method.needs().trained
+    if what == "student" and what not in trained_roles:
+        return last, own_role(recipe.phases[last])
     if what == "ema" or what in trained_roles:
         return last, what
     raise RunError(f"the run has trained no {what!r}; {nearest(what, list(dict.fromkeys([*trained_roles, 'ema', *names])))}")
 
 
+def own_role(phase: Phase) -> str:
+    """The role that a phase evaluates and hands on as its own: the student, or a teacher that is trained for itself."""
+    trained_roles = phase.method.needs().trained
+    return "student" if "student" in trained_roles else trained_roles[0]
+
+
 def _build(run: Run, number: int, role: str, split: Split) -> Network:
-    source = run.recipe.phases[number].networks["student" if role == "ema" else role]
+    phase = run.recipe.phases[number]
+    source = phase.networks[own_role(phase) if role in ("ema", "student") else role]
     return build_source(run.recipe, number, role, source, split.info, None, trained=True, load=False)
 
 

@@ -18,11 +18,10 @@ from .folder import Folder
 from .keeper import Memory, averaged_statistics, collect, write_phase_file
 from .meter import Meter
 from .reporter import Reporter
-from .schedule import over
+from .schedule import TRAINING, over
 from .stage import Stage
 
 TRIES = 3  # saves that may fail in a row
-TRAINING = "train.loss"  # the metric of a plateau that watches no evaluation
 
 
 class Upkeep:
@@ -53,13 +52,15 @@ class Upkeep:
             self._evaluation_due(step) or self._save_due(step) or self._epoch_files_due(step) or self._epoch_mean_due(step)
         )
 
-    def run(self, step: int) -> None:
+    def run(self, step: int, rate: float) -> None:
         """Whatever is due after step number ``step``: evaluation first, so that the save knows what it said."""
         started = time.perf_counter()
         if self._epoch_mean_due(step):
             self._record_epoch()
-        ends = self.over
-        improved = self.evaluate() if ends or self._evaluation_due(step) else False
+        improved = self.evaluate() if self.over or self._evaluation_due(step) else False
+        ends = self.over  # an evaluation may have been the one that a plateau waited for
+        if ends:
+            self.log(rate)
         # Files that later phases read come before the save: a run that is killed between the two writes them again.
         if improved or self._epoch_files_due(step):
             refuse_poison(self.stage, self.memory)

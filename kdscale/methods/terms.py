@@ -8,7 +8,7 @@ whatever else is trained. ``Shake(plus=(FitNets(),))`` and its like take the ter
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch import nn
@@ -47,8 +47,10 @@ class TermMethod(Method):
     kd: Weight = 0.0
     temperature: Positive = 4.0
 
-    taps: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """role ('student', 'teacher') -> taps that the term reads; 'stages' stands for all there are."""
+    @property
+    def taps(self) -> Mapping[str, tuple[str, ...]]:
+        """Role ('student', 'teacher') -> taps that the term reads; 'stages' stands for all there are."""
+        return {}
 
     def needs(self) -> Needs:
         return Needs(frozen=("teacher",), taps=self.taps)

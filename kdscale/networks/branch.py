@@ -2,7 +2,8 @@
 
 It is a whole network of which everything that comes before has been let go, so it runs, compiles, draws its noise and takes
 synchronised norms as any network does. What the rest needs is not written down for each family: the blocks are run once
-on tensors without numbers, and whatever was not called loses its parameters and buffers.
+on tensors without numbers, and whatever holds parameters or buffers and was not called goes. Its place stays, for blocks
+are counted.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..errors import NetworkError
 
@@ -33,10 +35,7 @@ class Branch(nn.Module):
         network.shape("logits")  # found while the network is whole, and kept
         self.network, self.after = network, after
         called, self.input_shape = _rehearsed(network, after)
-        for module in network.body.modules():
-            if module not in called:
-                for name in (*module._parameters, *module._buffers):
-                    setattr(module, name, None)
+        _let_go(network.body, called)
 
     def forward(self, x: Tensor, taps: Taps = ()) -> Outputs:
         """``x`` [B, *input_shape]; logits [B,C] and those taps that lie behind ``after``."""
@@ -44,6 +43,24 @@ class Branch(nn.Module):
 
     def extra_repr(self) -> str:
         return f"after={self.after}"
+
+
+class Gate(nn.Module):
+    """How much each of ``count`` branches counts, read from the map or tokens that they share: linear, batch norm, ReLU.
+
+    Lan, Zhu, Gong, "Knowledge Distillation by On-the-Fly Native Ensemble", NeurIPS 2018, section 3.1. ``entering``: shape
+    without the batch, a branch's ``input_shape``.
+    """
+
+    def __init__(self, entering: tuple[int, ...], count: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(entering[0] if len(entering) == 3 else entering[-1], count)
+        self.norm = nn.BatchNorm1d(count)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` [B,D,H,W] or [B,N,D]; scores [B,count], of which a softmax makes shares."""
+        pooled = x.mean((2, 3)) if x.ndim == 4 else x.mean(1)
+        return functional.relu(self.norm(self.linear(pooled)))
 
 
 def before_last_stage(network: Network) -> str:
@@ -72,3 +89,16 @@ def _rehearsed(network: Network, after: str) -> tuple[set[nn.Module], tuple[int,
         hook.remove()
     network.train()
     return called, tuple(x.shape[1:])
+
+
+def _let_go(module: nn.Module, called: set[nn.Module]) -> None:
+    """Takes out of ``module``, which was not ``called``, all that nobody calls."""
+    for name in (*module._parameters, *module._buffers):
+        setattr(module, name, None)
+    for name, child in list(module.named_children()):
+        if child in called:
+            continue
+        if [*child.parameters(recurse=False), *child.buffers(recurse=False)]:
+            setattr(module, name, nn.Identity())  # an emptied batch norm would still ask a save for its counter
+        else:
+            _let_go(child, called)

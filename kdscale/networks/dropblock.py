@@ -81,3 +81,10 @@ def place_drop_blocks(body: CifarNetwork, name: str, rate: float, noise: Noise) 
             )
         if stage >= last - 1:
             block.drop_block = DropBlock(rate, *(LAST if stage == last else SECOND_TO_LAST), noise)
+
+
+def remove_drop_blocks(body: nn.Module) -> None:
+    """Out of every block: a second path through a network has none."""
+    for module in body.modules():
+        if isinstance(getattr(module, "drop_block", None), DropBlock):
+            module.drop_block = nn.Identity()

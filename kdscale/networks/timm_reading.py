@@ -24,7 +24,8 @@ class TimmReader:
     def __init__(self, body: Any, noise: Noise) -> None:
         self.maps = _map_numbers(body)  # tap -> index of forward_intermediates
         self.last = max(self.maps, key=lambda tap: self.maps[tap]) if self.maps else ""
-        self.taps: Taps = (*self.maps, *self.pre_activations(body), "pooled")
+        inputs = ("pooled", "distillation") if "distillation" in self.heads(body) else ("pooled",)
+        self.taps: Taps = (*self.maps, *self.pre_activations(body), *inputs)
         self.drop = _functional_dropout(body, noise)
 
     def pre_activations(self, body: Any) -> Taps:
@@ -139,8 +140,8 @@ def _two_answers(body: Any, heads: dict[str, nn.Module], features: Tensor, taken
     else:
         pooled = body.forward_head(features, pre_logits=True)
         inputs = [pooled, pooled]
-    if "pooled" in taps:
-        taken["pooled"] = pooled
+    found = {"pooled": pooled, "distillation": inputs[1]}
+    taken |= {tap: found[tap] for tap in found if tap in taps}
     said = {name: head(x) for (name, head), x in zip(heads.items(), inputs, strict=True)}
     return Outputs((said["class"] + said["distillation"]) / 2, taken, said)
 

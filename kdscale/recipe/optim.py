@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .frozen import FrozenDict, FrozenMapping, value
 
@@ -102,7 +102,7 @@ class MultiStep:
 
 @value
 class Plateau:
-    """The rate times ``factor`` each time a recorded metric has not improved for ``patience`` records.
+    """The rate times ``factor`` each time a recorded metric has not improved for more than ``patience`` records.
 
     ``metric``: of the evaluations, or 'train.loss', the mean loss of each epoch of training. ``stops``: the phase ends at the
     cut that brings the rate down to ``end``; its length is then only a limit.
@@ -119,6 +119,12 @@ class Plateau:
     warmup: Rate = 0.0
     start: Rate = 1e-6
     kind: Literal["plateau"] = "plateau"
+
+    @model_validator(mode="after")
+    def _reaches_its_end(self) -> Any:
+        if self.stops and not self.end:
+            raise ValueError("a plateau that stops the phase needs a rate to stop at: set schedule.end, say to 1e-5")
+        return self
 
 
 Schedule = Annotated[Constant | Cosine | MultiStep | Plateau, Field(discriminator="kind")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,31 +12,82 @@ from kdscale.recipe import FromPhase, Method, Model, Phase, from_json, override,
 from tests.cli.calling import done, refused
 from tests.engine import small
 
+MINE = """
+from dataclasses import replace
+from kdscale.methods import KD, Shake, Supervised
+from kdscale.recipe import Data, FromPhase, Model, Phase, Recipe
 
-def test_recipes_are_one_line_each_and_not_cut_in_a_pipe() -> None:
-    lines = done("show", "recipes").splitlines()
-    assert lines[0].split() == ["recipe", "phases", "data", "networks"]
-    assert len({line.index(word) for line, word in zip(lines[1:], ["cifar100 "] * 4, strict=False)}) == 1
-    shake = next(line for line in lines if line.startswith("imagenet/deit_tiny:shake"))
-    assert "shake 300 epochs" in shake
-    assert shake.endswith("student deit_tiny_distilled_patch16_224, teacher timm/regnety_160.deit_in1k")
-    quickstart = next(line for line in lines if line.startswith("quickstart:recipe"))
-    assert "teacher of phase teacher" in quickstart
-    assert all(line == line.rstrip() for line in lines)
+teachers = {f"teacher{n}": Model(f"folder/resnet20-seed{n}") for n in (2, 3)}
+kd = Recipe(
+    networks={"teacher": Model("folder/resnet20"), "student": Model("resnet8"), **teachers},
+    data=Data("somewhere"),
+    phases=(Phase(KD(), epochs=2),),
+    published={"a table": 71.2, "another": 70},
+)
+three = replace(kd.with_method(Shake(teachers=3)), published={})
+chain = replace(three, phases=(
+    Phase(Supervised(), steps=7, name="first", networks={"student": Model("resnet20")}),
+    Phase(KD(), epochs=2, networks={"teacher": FromPhase("first")}),
+))
+"""
 
 
-def test_a_broken_recipe_file_is_told_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with recipes of its own."""
     (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "mine.py").write_text("1 / 0\n")
+    (tmp_path / "recipes" / "mine.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
+    return tmp_path / "recipes"
+
+
+def columns(line: str) -> list[str]:
+    return re.split("  +", line)
+
+
+def test_recipes_are_a_block_a_file_and_not_cut_in_a_pipe() -> None:
+    text = done("show", "recipes")
+    blocks = [block.splitlines() for block in text.rstrip("\n").split("\n\n")]
+    assert len({block[0].split()[0] for block in blocks}) == len(blocks)
+    for head, *lines in blocks:
+        assert columns(head)[1:] == ["phases", "data", "networks", "published"]
+        assert all(line.startswith(head.split()[0] + ":") for line in lines)
+    assert "shake 300 epochs" in next(line for line in text.splitlines() if line.startswith("imagenet/deit_tiny:shake "))
+    assert all(line == line.rstrip() for line in text.splitlines())
+
+
+def test_a_recipe_is_shown_with_the_networks_that_it_asks_for_and_what_is_published(mine: Path) -> None:
+    head, *lines = done("show", "recipes", "mine:").splitlines()
+    assert columns(head) == ["mine", "phases", "data", "networks", "published"]
+    networks = "student resnet8, teacher folder/resnet20"
+    assert [columns(line) for line in lines] == [
+        ["mine:kd", "kd 2 epochs", "somewhere", networks, "71.20 a table; 70.00 another"],
+        ["mine:three", "shake 2 epochs", "somewhere", f"{networks} and 2 more"],
+        ["mine:chain", "supervised 7 steps > kd 2 epochs", "somewhere", "student resnet8, teacher of phase first"],
+    ]
+    assert len({line.index("somewhere") for line in lines} | {head.index("data")}) == 1
+
+
+def test_words_choose_among_the_recipes(mine: Path) -> None:
+    assert [line.split()[0] for line in done("show", "recipes", "mine", "kd").splitlines()] == ["mine", "mine:kd"]
+    line = refused("show", "recipes", "mine", "dk")
+    assert "no recipe has 'mine' and 'dk' in its name" in line
+    assert "imagenet/deit_tiny" in line
+
+
+def test_a_broken_recipe_file_is_told_beside_the_others(mine: Path) -> None:
+    (mine / "mine.py").write_text("1 / 0\n")
     lines = done("show", "recipes").splitlines()
     assert any(line.startswith("mine ") and "ZeroDivisionError" in line for line in lines)
     assert any(line.startswith("imagenet/deit_tiny:deit") for line in lines)
 
 
 def test_methods_are_one_line_each() -> None:
-    lines = done("show", "methods").splitlines()
+    head, *lines, foot = done("show", "methods").splitlines()
     assert [line.split()[0] for line in lines] == sorted(Method.registry)
+    assert head.split()[:4] == ["method", "year", "phases", "trained"]
+    assert foot.startswith("trained: ")
+    assert all((columns(line)[3] == "-") == ("; not counted: " in line) for line in lines)
 
 
 @pytest.mark.parametrize("kind", ["supervised", "kd", "deit", "shake"])
@@ -43,9 +95,16 @@ def test_a_method_with_paper_formula_and_defaults(kind: str) -> None:
     told, method = done("show", "methods", kind), Method.registry[kind]
     assert method.paper.title in told
     assert f"{method.paper.venue} {method.paper.year}" in told
-    assert f"formula  {method.paper.formula}" in told
+    assert f"formula    {method.paper.formula}" in told
     for name, value in vars(method()).items():
         assert name == "kind" or f"  {name} = {value!r}" in told
+
+
+def test_what_a_method_has_published_and_the_phases_it_stands_for() -> None:
+    told = done("show", "methods", "shake", "takd")
+    assert f"  published  {Shake.paper.published[0]}" in told
+    assert "  phases     takd-assistant: trained assistant; frozen: teacher" in told
+    assert "  views      1" in told
 
 
 def test_a_choice_among_words_is_spelt_out() -> None:
@@ -84,7 +143,7 @@ def test_a_recipe_whose_data_and_teacher_are_elsewhere(tmp_path: Path) -> None:
     told = done("show", "cifar100/wrn_40_2_wrn_16_2:shake")
     assert "187680 steps of 64 images" in told
     assert "trained student (wrn_16_2): 703,284 parameters" in told
-    assert "frozen teacher (runs/wrn_40_2/export): not to be had here" in told
+    assert "frozen teacher (cifar100/teachers/wrn_40_2): not to be had here" in told
     assert "300 epochs on 1281167 images" in done("show", "imagenet/deit_tiny:deit")
 
 

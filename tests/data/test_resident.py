@@ -12,7 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdscale.data import ResidentStream, Split, TrainStream, open_split, open_stream, pack_arrays, plan, resident
+from kdscale.data import (
+    ResidentStream,
+    Split,
+    TrainStream,
+    evaluation_batches,
+    open_split,
+    open_stream,
+    pack_arrays,
+    plan,
+    resident,
+)
 from kdscale.errors import DataError
 from kdscale.recipe.data import Augment, Data, Order
 from kdscale.recipe.resolve import NOT_IDENTITY_DATA
@@ -96,17 +106,29 @@ def test_it_starts_again(small: Path) -> None:
     assert not list(stream.batches(STEPS))
 
 
+@pytest.mark.slow
 def test_several_processes_decode_the_same(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = Data(str(small), train=PAD)
     split = open_split(data, "train")
     monkeypatch.setattr(resident, "PER_TASK", 16)
+    monkeypatch.setattr(resident, "PER_PROCESS", 16)
     assert torch.equal(resident.load(split, data, CPU, 2).pixels, resident.load(split, data, CPU, 1).pixels)
 
 
 def test_processes_are_started_where_they_pay() -> None:
-    assert [resident.processes(50_000, 8, 1), resident.processes(100_000, 8, 1), resident.processes(10**6, 8, 1)] == [1, 3, 8]
-    assert resident.processes(10**6, 0, 1) == 1
-    assert resident.processes(10**6, "auto", 10**6) == 1
+    assert [resident.jobs(50_000, 8), resident.jobs(100_000, 8), resident.jobs(10**6, 8), resident.jobs(10**6, 0)] == [
+        1,
+        3,
+        8,
+        1,
+    ]
+
+
+def is_resident(stream: TrainStream) -> bool:
+    """Once it has given a batch."""
+    next(iter(stream.batches(0)))
+    stream.close()
+    return isinstance(stream, ResidentStream) and stream.pictures is not None
 
 
 def damaged(data: Data, sample: int) -> Split:
@@ -120,7 +142,7 @@ def damaged(data: Data, sample: int) -> Split:
 def test_a_damaged_image_stops_the_loading(small: Path) -> None:
     data = Data(str(small), batch=16, train=MIXED)
     with pytest.raises(DataError, match=r"sample 0\d+ in .*tar at \d+: crc .*; on_bad=mask goes on without it"):
-        made(open_stream, data, split=damaged(data, 7))
+        next(iter(made(open_stream, data, split=damaged(data, 7)).batches(0)))
 
 
 @pytest.mark.parametrize(("sample", "views"), [(0, 1), (7, 1), (7, 2)])
@@ -128,10 +150,10 @@ def test_a_masked_image_counts_as_in_the_stream(small: Path, sample: int, views:
     data = Data(str(small), batch=16, train=MIXED, on_bad="mask", max_bad=0.5)
     split = damaged(data, sample)
     streams = [made(kind, data, split=split, views=views) for kind in (open_stream, TrainStream)]
-    assert isinstance(streams[0], ResidentStream)
     for mine, theirs in zip(*(stream.batches(0) for stream in streams), strict=True):
         assert_same(mine, theirs)
     assert streams[0].bad == streams[1].bad > 0
+    assert is_resident(streams[0])
     with pytest.raises(DataError, match="bad samples are more than max_bad"):
         list(made(open_stream, replace(data, max_bad=0.0), split=split).batches(0))
 
@@ -139,39 +161,48 @@ def test_a_masked_image_counts_as_in_the_stream(small: Path, sample: int, views:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"resident_mb": 1}, None),
-        ({"train": Augment(size=SIDE)}, "crop resized resizes each image by itself"),
-        ({"train": replace(PAD, policy="rand-m9-mstd0.5-inc1")}, "policy rand-m9-mstd0.5-inc1 changes each image"),
-        ({"train": replace(PAD, jitter=0.3)}, "colour jitter changes each image by itself"),
-        ({"train": replace(PAD, size=20)}, "12 x 12, too small for a crop of 20 with 2 pixels of padding"),
+        ({"size": 20, "crop": "centre"}, "crop centre resizes each image by itself"),
+        ({"policy": "rand-m9-mstd0.5-inc1"}, "policy rand-m9-mstd0.5-inc1 changes each image by itself"),
+        ({"jitter": 0.3}, "colour jitter changes each image by itself"),
     ],
 )
-def test_auto_is_resident_where_it_can_be(small: Path, changes: dict[str, Any], reason: str | None) -> None:
-    data = replace(Data(str(small), batch=16, train=PAD), **changes)
-    assert (type(made(open_stream, data)) is ResidentStream) == (reason is None)
-    if reason is not None:
-        with pytest.raises(DataError, match=f"the set cannot be resident: .*{reason}.*; set data.read=stream"):
-            made(open_stream, replace(data, read="resident"))
+def test_augmentation_of_single_images_is_streamed(small: Path, changes: dict[str, Any], reason: str) -> None:
+    data = Data(str(small), batch=16, train=replace(PAD, **changes))
+    assert type(made(open_stream, data)) is TrainStream
+    with pytest.raises(DataError, match=f"the set cannot be resident: {reason}; set data.read=stream"):
+        made(open_stream, replace(data, read="resident"))
 
 
 def test_several_sizes_are_streamed(packed: Path) -> None:
     data = Data(str(packed), batch=16, train=Augment(size=32, crop="pad", pad=2))
-    assert type(made(open_stream, data)) is TrainStream
+    assert not is_resident(made(open_stream, data))
     with pytest.raises(DataError, match=r"images are of several sizes \(sample .* is \d+ x \d+, others \d+ x \d+\)"):
-        made(open_stream, replace(data, read="resident"))
+        is_resident(made(open_stream, replace(data, read="resident")))
+
+
+@pytest.mark.parametrize("train", [replace(PAD, size=20), replace(PAD, size=20, crop="none")])
+def test_a_crop_larger_than_its_frame_is_an_error_either_way(small: Path, train: Augment) -> None:
+    data = Data(str(small), batch=16, train=train)
+    split = open_split(data, "train")
+    split = replace(split, info=replace(split.info, size=20))
+    for read, told in (("resident", "the set cannot be resident: images are 12 x 12"), ("auto", "the image is 12 x 12")):
+        with pytest.raises(DataError, match=told):
+            is_resident(made(open_stream, replace(data, read=read), split=split))
 
 
 def test_a_set_that_is_too_large_is_streamed(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, split = Data(str(small), batch=16, train=PAD), open_split(Data(str(small)), "train")
-    with pytest.raises(resident.Unfit, match="50 images of 3000 x 3000 take 1287 MB, more than resident_mb 1000"):
-        resident.check_size(split, replace(data, resident_mb=1000), (3000, 3000))
+    data = Data(str(small), batch=16, train=PAD)
+    split = open_split(data, "train")
+    with pytest.raises(resident.Unfit, match="50 images of 90 x 3000 take 39 MB, more than resident_mb 30"):
+        resident.check_size(split, replace(data, resident_mb=30, read="resident"), (90, 3000))
     monkeypatch.setattr(resident, "LARGEST_SIDE", SIDE - 1)
-    assert type(made(open_stream, data)) is TrainStream
-    assert type(made(open_stream, replace(data, read="resident"))) is ResidentStream
+    assert not is_resident(made(open_stream, data))
+    assert is_resident(made(open_stream, replace(data, read="resident")))
 
 
 def test_the_stream_can_be_asked_for(small: Path) -> None:
     assert type(made(open_stream, Data(str(small), batch=16, train=PAD, read="stream"))) is TrainStream
+    assert is_resident(made(open_stream, Data(str(small), batch=16, train=PAD)))
 
 
 def test_how_data_are_read_is_no_part_of_a_runs_identity() -> None:
@@ -184,3 +215,25 @@ def test_labels_and_batches_are_checked_as_in_the_stream(small: Path) -> None:
         made(open_stream, data, ranks=3)
     with pytest.raises(DataError, match=r"label 2 of sample .* is outside"):
         made(open_stream, data, classes=2)
+
+
+def test_an_evaluation_reads_small_images_once(small: Path) -> None:
+    data = Data(str(small), train=PAD, eval_split="train", eval_crop=1.0, eval_batch=16)
+    split, held = open_split(data, "eval"), []
+    settings = {"rank": 0, "ranks": 1, "device": CPU, "workers": 0}
+
+    def batches(**more: Any) -> list[Batch]:
+        return list(evaluation_batches(more.pop("split", split), more.pop("data", data), **settings, **more))
+
+    plain = batches()
+    next(iter(evaluation_batches(split, data, **settings, held=held)))
+    assert not held, "what was not read to its end is not whole"
+    for again in (batches(held=held), batches(held=held), batches(held=held, split=damaged(data, 7))):
+        for mine, theirs in zip(again, plain, strict=True):
+            assert_same(mine, theirs)
+    assert len(batches(held=held, indices=np.arange(5))[0].index) == 5
+    for changes in ({"read": "stream"}, {"train": replace(PAD, size=resident.LARGEST_SIDE + 1)}):
+        empty: list[Any] = []
+        changed = replace(data, **changes)
+        batches(data=changed, split=open_split(changed, "eval"), held=empty)
+        assert not empty

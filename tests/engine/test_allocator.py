@@ -18,7 +18,8 @@ if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def use():
     tensors = [torch.ones(12_000_000) for _ in range(3)]
-use()
+for _ in range(12):
+    use()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
     use()

@@ -8,7 +8,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import kdscale.methods
-from kdscale.methods import Method, Shake
+from kdscale.methods import (
+    BAN,
+    DML,
+    ESKD,
+    KDCL,
+    RCO,
+    AlphaDivergence,
+    Crd,
+    FitNets,
+    Method,
+    MultiKD,
+    OKDDip,
+    ReverseKD,
+    Sftn,
+    Shake,
+    StageByStage,
+)
 from kdscale.recipe import Data, Model, Phase, Recipe, resolve
 from kdscale.recipe import Method as AbstractMethod
 
@@ -17,8 +33,29 @@ from .small import MODELS, supported
 assert kdscale.methods
 REGISTRY: dict[str, type[Method]] = {k: c for k, c in AbstractMethod.registry.items() if c.__module__.startswith("kdscale.")}  # type: ignore[misc]
 VARIANTS: dict[str, Method] = {
+    "dml-one-way": DML(students=3, one_way=True),
+    "kdcl-linear": KDCL(variant="linear", students=3),
+    "kdcl-general": KDCL(variant="general", views="same"),
+    "alpha_divergence-exact": AlphaDivergence(alpha=0.5),
+    "ban-ensemble": BAN(generations=2, labels=False, ensemble=True),
+    "eskd-distillation": ESKD(stop="distillation", at=20),
+    "multi_kd-aekd": MultiKD(weights="aekd"),
+    "okddip-network": OKDDip(form="network"),
+    "rco-cycles": RCO(anchors=2, cycles=True),
+    "reverse_kd-head": ReverseKD(update="head"),
+    "reverse_kd-first": ReverseKD(update="first", first_epochs=20),
+    "sftn-bare": Sftn(transform_norm=False, kl_direction="paper"),
     "shake-fused": Shake(head="fused"),
     "shake-code": Shake(form="code"),
+    "shake-aekd": Shake(teachers=3, heads="each", weights="aekd"),
+    "shake-one-head": Shake(teachers=2, heads="one", divergence="alpha"),
+    "shake-code-teachers": Shake(form="code", teachers=2, logit_scale=1.0),
+    "shake-half-width": Shake(own_bn=True, width=0.5),
+    "shake-network": Shake(proxy="network"),
+    "shake-teacher-copy": Shake(proxy="teacher_copy", temperature=1.0),
+    "shake-plus": Shake(plus=(FitNets(), Crd(negatives=64))),
+    "stage_by_stage-multi": StageByStage(stages=2, variant="multi_loss", frozen_bn="train"),
+    "stage_by_stage-joint": StageByStage(stages=3, variant="joint", weight=0.5, stem_stage=True),
     "shake-labels": Shake(proxy_signal="ce", proxy_labels=True, warmup_epochs=3),
 }
 METHODS: dict[str, Method] = {kind: cls() for kind, cls in REGISTRY.items()} | VARIANTS
@@ -53,13 +90,18 @@ def cases_of(name: str, method: Method) -> dict[str, Case]:
     return cases
 
 
-def kinds(method: Method, name: str) -> list[str]:
-    """The kinds of student that every phase of a method takes."""
-    parts = cases_of(name, method).values()
-    return [kind for kind in MODELS if sum(part.kind == kind for part in parts) == 1 + max(part.number for part in parts)]
-
-
 CASES: dict[str, Case] = {key: case for name, method in METHODS.items() for key, case in cases_of(name, method).items()}
-WHOLE: dict[str, tuple[Method, str]] = {
-    f"{name}-{kind}": (method, kind) for name, method in METHODS.items() for kind in kinds(method, name)
-}
+
+
+def whole() -> dict[str, tuple[Method, str]]:
+    """The methods on the kinds of student that every phase of theirs takes."""
+    found: dict[str, tuple[Method, str]] = {}
+    for name, method in METHODS.items():
+        parts = [case for case in CASES.values() if case.whole is method]
+        for kind in MODELS:
+            if sum(part.kind == kind for part in parts) == 1 + max(part.number for part in parts):
+                found[f"{name}-{kind}"] = method, kind
+    return found
+
+
+WHOLE: dict[str, tuple[Method, str]] = whole()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from kdscale.errors import NetworkError
 from kdscale.methods import Distiller, Method
-from kdscale.networks import Network, build_network
+from kdscale.networks import Network, build_network, read_upto
 from kdscale.recipe import Model, Phase
 from kdscale.tasks import Classification
 from kdscale.types import Batch, Context, DatasetInfo, Outputs, Progress, World
@@ -34,8 +36,15 @@ MODELS = {
 TEACHER = Model("wrn_16_2")
 
 
-def network(model: Model, trained: bool, seed: int = 0, precision: str = "fp32") -> Network:
+@functools.cache
+def _made(number: int, trained: bool, seed: int, precision: str) -> Network:
+    model = (*MODELS.values(), TEACHER)[number]
     return build_network(model, INFO, trained=trained, seed=seed, normalisation=NORMALISATION, precision=precision)
+
+
+def network(model: Model, trained: bool, seed: int = 0, precision: str = "fp32") -> Network:
+    """Made once and copied: making it takes longer than most tests."""
+    return copy.deepcopy(_made([*MODELS.values(), TEACHER].index(model), trained, seed, precision))
 
 
 def supported(phase: Phase) -> list[str]:
@@ -82,12 +91,17 @@ def drawn_batch(seed: int = 0, soft: bool = False, rows: int = BATCH) -> Batch:
 
 def taught(method: Method, context: Context, batch: Batch, progress: Progress = CLOCK) -> dict[str, Outputs]:
     """What the frozen networks say, as the engine asks them."""
-    taps = method.needs().taps
+    taps, places = method.needs().taps, method.reads(context.networks)
+
+    def said(role: str) -> Outputs:
+        network = context.networks[role]
+        if role in places:
+            return read_upto(network, batch.images, places[role])
+        outputs: Outputs = network(batch.images, network.expanded(taps.get(role, ())))
+        return outputs
+
     with torch.no_grad():
-        return {
-            role: (network := context.networks[role])(batch.images, network.expanded(taps.get(role, ())))
-            for role in method.asks(progress)
-        }
+        return {role: said(role) for role in method.asks(progress)}
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:

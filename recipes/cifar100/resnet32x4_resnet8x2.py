@@ -1,0 +1,15 @@
+"""resnet32x4 -> resnet8x2 on CIFAR-100, in the protocol of the CRD benchmark: 240 epochs, batch 64, SGD 0.05.
+
+Command    kdscale train cifar100/resnet32x4_resnet8x2:shake data.source=DATA --out runs/shake
+           kdscale sweep cifar100/resnet32x4_resnet8x2 --grid seed=0,1,2 data.source=DATA --out runs/resnet32x4_resnet8x2   (the teacher first)
+Cost       187 680 steps of 64 images a recipe; `kdscale check` tells the time on your machine
+Published  teacher 79.25 (SFTN, table 1)
+           alone 68.19 (SFTN, table 1)
+           kd 67.43 (SFTN, table 1)
+Ours       `kdscale results --of cifar100/resnet32x4_resnet8x2`: not run yet, unless results.jsonl says so
+"""
+
+from kdscale.recipes.cifar100._protocol import pair
+from kdscale.recipes.cifar100._published import published
+
+recipes = pair("resnet32x4", "resnet8x2", published("resnet32x4:resnet8x2"))
