@@ -58,8 +58,8 @@ class Distiller(nn.Module):
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.autocast):
             if taught is None:
                 return self.predictions(batch)
-            for network in self.networks():
-                network.set_noise(self.noise_key, batch.position)
+            for number, network in enumerate(self.networks()):  # peers drop other paths than the student
+                network.set_noise(self.noise_key + number, batch.position)
                 network.set_clock(self.share)
             return self.losses(batch, taught)
 
