@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MARK := $(VENV)/.made-from-lock
 
-.PHONY: quickstart venv test test-slow tests lint bench clean
+.PHONY: quickstart venv test test-slow tests lint results bench clean
 
 quickstart: $(MARK)
 	$(BIN)/kdscale quickstart
@@ -31,6 +31,13 @@ test: lint tests
 
 test-slow: lint
 	$(BIN)/python -m pytest -n 2
+
+# The README's table, from the rows of finished runs.
+PAIR := cifar100/wrn_40_2_wrn_16_2
+results: $(MARK)
+	$(BIN)/kdscale results --of $(PAIR):alone --of $(PAIR):kd --of $(PAIR):crd --of $(PAIR):shake --of $(PAIR):sftn_kd \
+	  --of cifar100/resnet56_resnet20:kd --of cifar100/resnet56_resnet20:shake --of cifar100/stage_by_stage_tables:table2-4-stages \
+	  --readme README.md
 
 bench: $(MARK)
 	$(BIN)/kdscale bench step quickstart:alone data.source=runs/quickstart/shards

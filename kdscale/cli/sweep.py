@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -37,10 +38,15 @@ def run(
     quiet_libraries()
     register_methods()
     from ..engine.sweep import Sweep, is_finished, jobs
+    from ..report import results
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise typer.BadParameter("a sweep starts its runs itself, each on one device: start it without torchrun")
     references = [word for word in words if "=" not in word]
     if not references:
         raise typer.BadParameter("name at least one recipe: kdscale sweep RECIPE[:NAME] ... --out DIR", param_hint="'RECIPE'")
+    if record is not None:
+        results.read(record)  # what is wrong with it is said now, and not after the last run
     todo = jobs(references, [word for word in words if "=" in word], grid or [], out)
     if dry_run:
         for job in todo:

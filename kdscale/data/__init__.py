@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .order import Sequence, sequence
     from .packing import PackReport, pack, pack_all, pack_arrays
     from .plans import Plan, check_batch, plan
-    from .resident import ResidentStream, open_stream
+    from .resident import ResidentStream, check_reading, open_stream
     from .split import Split, open_split
     from .stream import TrainStream
 
@@ -24,7 +24,7 @@ _HOMES = {
     "order": ("Sequence", "sequence"),
     "packing": ("PackReport", "pack", "pack_all", "pack_arrays"),
     "plans": ("Plan", "check_batch", "plan"),
-    "resident": ("ResidentStream", "open_stream"),
+    "resident": ("ResidentStream", "check_reading", "open_stream"),
     "split": ("Split", "open_split"),
     "stream": ("TrainStream",),
 }
@@ -38,6 +38,7 @@ __all__ = [
     "Split",
     "TrainStream",
     "check_batch",
+    "check_reading",
     "checksum",
     "evaluation_batches",
     "expected_checksum",

@@ -160,8 +160,14 @@ def _finished(loading: Loading, finish: Finish, device: torch.device, read: Held
     for images, table, _ in loading:
         images, table = images.to(device, non_blocking=True), table.to(device, non_blocking=True)
         if read is not None:
-            read.append((images, table))
+            read.append((own(images), own(table)))
         yield finish(images, table, False, 0, (0, 0))
+
+
+def own(tensor: Tensor) -> Tensor:
+    """In this process's own memory: what a worker handed over keeps two file descriptors and room in /dev/shm."""
+    shared = tensor.device.type == "cpu" and tensor.is_shared()  # type: ignore[no-untyped-call]
+    return tensor.clone() if shared else tensor
 
 
 def is_small(split: Split, data: Data) -> bool:

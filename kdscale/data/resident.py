@@ -141,6 +141,15 @@ def open_stream(split: Split, data: Data, plan: Plan, **settings: Any) -> TrainS
     return TrainStream(split, data, plan, **settings)
 
 
+def check_reading(data: Data) -> None:
+    """Before anything is trained: DataError for a set that is to be resident and whose augmentation cannot be."""
+    if data.read == "resident":
+        try:
+            check_augmentation(data.train)
+        except Unfit as reason:
+            raise refused(reason) from None
+
+
 def refused(reason: Unfit) -> DataError:
     return DataError(f"the set cannot be resident: {reason}; set data.read=stream")
 

@@ -49,16 +49,22 @@ def read_strips(root: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.i
 
 def _class_names(path: Path) -> tuple[str, ...]:
     try:
-        return tuple(str(name) for name in json.loads(path.read_text())["fine"])
+        names = tuple(str(name) for name in json.loads(path.read_text())["fine"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} does not list class names under 'fine' ({error!r}): get the whole folder anew") from None
+    if not names:
+        raise DataError(f"{path} lists no class names under 'fine': get the whole folder anew")
+    return names
 
 
 def _order(path: Path) -> NDArray[np.int64]:
     try:
-        return np.asarray(np.load(path)).reshape(-1).astype(np.int64)
+        labels = np.asarray(np.load(path)).reshape(-1).astype(np.int64)
     except (ValueError, OSError, EOFError):
-        raise DataError(f"{path} is not an array of labels: get the whole folder anew") from None
+        labels = np.full(1, -1)
+    if (labels < 0).any():
+        raise DataError(f"{path} is not an array of labels: get the whole folder anew")
+    return labels
 
 
 def _strip(path: Path) -> NDArray[np.uint8]:

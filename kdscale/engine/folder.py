@@ -21,9 +21,10 @@ import torch
 
 from .. import __version__
 from ..data.files import TEMPORARY
-from ..errors import RunError
-from ..recipe import Recipe, to_plain
-from ..recipe.resolve import differences, digest
+from ..errors import RecipeError, RunError
+from ..recipe import Recipe, from_json, to_plain
+from ..recipe.resolve import differences, digest, without_news
+from ..recipe.resolve import identity as identity_of
 from . import checkpoint
 from .files import write_json, write_text
 from .lock import Lock
@@ -61,6 +62,7 @@ class Folder:
         try:
             if overwrite:
                 self._clear()
+            identity = self._as_before(identity)
             said = self._compare(identity)
             self.family = family(identity)
             self._sweep()
@@ -100,12 +102,29 @@ class Folder:
         for name in (*sorted(OURS - {"lock", "identity.json"}), "identity.json"):
             (self.path / name).unlink(missing_ok=True)
 
-    def _compare(self, identity: dict[str, Any]) -> list[str]:
+    def _before(self) -> dict[str, Any] | None:
+        """The identity that the folder's run has had; None where it has left nothing, and has nothing to lose."""
         kept = self.path / "identity.json"
-        if not kept.exists() or not (checkpoint.all_saves(self.checkpoints) or any(self.path.glob("phases/*/*.safetensors"))):
-            return []  # a start that left nothing has nothing to lose
-        before = json.loads(kept.read_text())
-        changed = differences(before, json.loads(json.dumps(identity)))
+        left = checkpoint.all_saves(self.checkpoints) or any(self.path.glob("phases/*/*.safetensors"))
+        return dict(json.loads(kept.read_text())) if left and kept.exists() else None
+
+    def _as_before(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """``identity`` as the version told it that began this run: without later fields that say what was done before them.
+
+        That is what the run's recipe means when it is read today.
+        """
+        identity, before = json.loads(json.dumps(identity)), self._before()
+        try:
+            meant = identity_of(from_json((self.path / "recipe.json").read_text()), {}, {})
+        except (OSError, ValueError, RecipeError):
+            return identity
+        return identity if before is None else dict(without_news(identity, before, json.loads(json.dumps(meant))))
+
+    def _compare(self, identity: dict[str, Any]) -> list[str]:
+        before = self._before()
+        if before is None:
+            return []
+        changed = differences(before, identity)
         if len(before["phases"]) != len(identity["phases"]):
             changed = [("the number of phases", len(before["phases"]), len(identity["phases"]))]
         last = f"phases.{len(identity['phases']) - 1}."
@@ -187,9 +206,16 @@ def environment() -> dict[str, Any]:
 
 def commit() -> str:
     """Of the checkout that this code is run from, with '+' where files differ from it; '' elsewhere."""
+
+    def git(*words: str) -> str:
+        told = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, timeout=10, check=True
+        )
+        return told.stdout.strip()
+
     try:
-        words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
-        return subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # an environment may lie in a checkout of something else
+        return git("describe", "--always", "--dirty=+", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return ""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..types import Losses
 from .parallel import Session
 
-Sums = tuple[Tensor | None, int, Tensor | None, int]
+Sums = tuple[list[str], Tensor | None, int, Tensor | None, int]
 
 
 class Meter:
@@ -41,10 +41,10 @@ class Meter:
         self.epoch_count += 1
         return total
 
-    def epoch_mean(self) -> float:
-        """Mean loss over micro-batches and ranks since the last call. A collective."""
+    def epoch_mean(self) -> float | None:
+        """Mean loss over micro-batches and ranks since the last call; None where every step was skipped. A collective."""
         if self.epoch_sum is None:
-            return 0.0
+            return None
         mean = float(self.session.total(self.epoch_sum)) / (self.session.size * self.epoch_count)
         self.epoch_sum, self.epoch_count = None, 0
         return mean
@@ -65,11 +65,12 @@ class Meter:
         return line
 
     def sums_so_far(self) -> Sums:
-        return None if self.sums is None else self.sums.clone(), self.count, self.epoch_sum, self.epoch_count
+        sums = None if self.sums is None else self.sums.clone()
+        return self.names, sums, self.count, self.epoch_sum, self.epoch_count
 
     def forget(self, sums: Sums) -> None:
         """Goes back to what :meth:`sums_so_far` said: a skipped step is no part of the means."""
-        self.sums, self.count, self.epoch_sum, self.epoch_count = sums
+        self.names, self.sums, self.count, self.epoch_sum, self.epoch_count = sums
 
     def reset(self) -> None:
         self.sums, self.count, self.images, self.waited = None, 0, 0, 0.0

@@ -177,6 +177,7 @@ def start_phase(stage: Stage, memory: Memory, upkeep: Upkeep, reporter: Reporter
             "step": memory.step,
             "batch": stage.plan.batch,
             "images": stage.plan.position(stage.plan.total_steps),
+            "at_most": getattr(stage.phase.schedule, "stops", False),
         }
     )
     if memory.step == 0:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import keys
-from ..data import Plan, Split, TrainStream, check_batch, open_split, open_stream, plan
+from ..data import Plan, Split, TrainStream, check_batch, check_reading, open_split, open_stream, plan
 from ..errors import RecipeError
 from ..networks import FrozenNetwork, Network, build_network, read_upto, synchronise
 from ..recipe import Data, FromPhase, Model, Phase, Recipe
@@ -151,6 +151,7 @@ def build_stage(recipe: Recipe, number: int, session: Session, folder: Folder | 
     phase = recipe.phases[number]
     train, held = open_data(phase)
     schedule = phase_plan(phase, train)
+    check_reading(phase_data(phase))
     check_batch(schedule, session.size, recipe.machine.accumulate)
     task, world = task_of(recipe), session.world()
     with warnings.catch_warnings(record=True) as caught, torch.random.fork_rng(devices=[]):

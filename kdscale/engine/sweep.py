@@ -6,15 +6,18 @@ repeated by the same command, like a run.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ..data.loading import usable_cores
@@ -26,6 +29,7 @@ from ..recipe.resolve import differences, identity
 from .faults import DONE, FAULT, STOPPED, Signals
 
 POLL = 0.2  # seconds
+_SIGNAL_AT_DEATH = 1  # Linux's sys/prctl.h
 ENDED = ("finished", "skipped", "failed", "stopped")
 
 
@@ -70,8 +74,9 @@ def jobs(references: Sequence[str], words: Sequence[str], grid: Sequence[str], o
             place = out / "-".join([folder_name(reference), *map(folder_name, point)])
             runs.append(_with_teachers(reference, (*words, *point), place, out, teachers))
     places = [run.out for run in runs]
-    if len(set(places)) < len(places):
-        raise RecipeError(f"two runs of this sweep have one folder: {', '.join(sorted(str(p) for p in set(places)))}")
+    twice = sorted({str(place) for place in places if places.count(place) > 1})
+    if twice:
+        raise RecipeError(f"two runs of this sweep have one folder: {', '.join(twice)}")
     return [*teachers.values(), *runs]
 
 
@@ -91,28 +96,64 @@ def points(grid: Sequence[str]) -> Iterator[tuple[str, ...]]:
         path, equals, values = axis.partition("=")
         if not equals or not values:
             raise RecipeError(f"{axis!r} is no axis of a grid: write path=v1,v2, as in seed=0,1,2")
-        axes.append([f"{path}={value}" for value in re.split(r",(?![^\[\]]*\])", values)])
+        axes.append([f"{path}={value}" for value in apart(values)])
     return itertools.product(*axes)
+
+
+def apart(values: str) -> list[str]:
+    """'1,2' -> ['1', '2'], and '[1,2],{a: 3, b: 4}' -> ['[1,2]', '{a: 3, b: 4}']."""
+    found, depth = [""], 0
+    for letter in values:
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth == 0:
+            found.append("")
+        else:
+            found[-1] += letter
+    return found
 
 
 def folder_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.=-]+", "-", text).strip("-")
 
 
-def _with_teachers(reference: str, words: tuple[str, ...], place: Path, out: Path, teachers: dict[Path, Job]) -> Job:
+def _with_teachers(
+    reference: str, words: tuple[str, ...], place: Path, out: Path, teachers: dict[Path, Job], making: tuple[str, ...] = ()
+) -> Job:
+    """``making``: the recipes that wait for this one, which it must not wait for."""
+    making = (*making, reference)
+    if reference in making[:-1]:
+        raise RecipeError(f"{' needs a teacher made by '.join(making)}: give one of them as a folder that is there")
+    recipe = override(load(reference), words)
+    wanted = {source for phase in resolve(recipe).phases for source in phase.networks.values()}
     after: list[Job] = []
     told: list[str] = []
-    for role, model in override(load(reference), words).networks.items():
-        if isinstance(model, Model) and is_missing(model) and model.made_by:
-            at = out / "teachers" / folder_name(Path(model.name).name)
-            if at not in teachers:
-                data = tuple(word for word in words if word.startswith(("data.source=", "machine.")))
-                teacher = _with_teachers(model.made_by, data, at, out, teachers)
-                teacher.exported = True
-                teachers[at] = teacher
-            after.append(teachers[at])
-            told.append(f"networks.{role}={teachers[at].export}")
+    for where, networks in {"": recipe.networks, **{f"phases.{n}.": p.networks for n, p in enumerate(recipe.phases)}}.items():
+        for role, model in networks.items():
+            if isinstance(model, Model) and model in wanted and is_missing(model):
+                after.append(_teacher(model, words, out, teachers, making))
+                told.append(f"{where}networks.{role}={after[-1].export}")
     return Job(reference, (*words, *told), place, tuple(after))
+
+
+def _teacher(model: Model, words: tuple[str, ...], out: Path, teachers: dict[Path, Job], making: tuple[str, ...]) -> Job:
+    """The job that makes ``model`` on the data of ``words``, new or among ``teachers``; no two share a folder."""
+    reference, name = str(model.made_by), folder_name(Path(model.name).name)
+    words = tuple(word for word in words if word.startswith(("data.source=", "machine.")))
+    alike = [job for job in teachers.values() if job.reference == reference and _data(job.words) == _data(words)]
+    if alike:
+        return alike[0]
+    job = _with_teachers(reference, words, out / "teachers" / name, out, teachers, making)
+    number = 1
+    while job.out in teachers:
+        number += 1
+        job.out = out / "teachers" / f"{name}-{number}"
+    job.exported = True
+    teachers[job.out] = job
+    return job
+
+
+def _data(words: Sequence[str]) -> list[str]:
+    return [word for word in words if word.startswith("data.source=")]
 
 
 def is_finished(job: Job) -> bool:
@@ -137,12 +178,16 @@ class Sweep:
     def run(self) -> int:
         """The process's exit code; where a stop was asked for, every run has saved itself before."""
         with Signals() as signals:
-            while self.waiting or self.running:
-                if signals.asked:
-                    self._stop()
-                self._start()
-                time.sleep(POLL)
-                self._collect()
+            try:
+                while self.waiting or self.running:
+                    if signals.asked:
+                        self._stop()
+                    self._start()
+                    time.sleep(POLL)
+                    self._collect()
+            except BaseException:
+                self._stop()  # nothing outlives what it was started by
+                raise
             stopped = signals.asked is not None
         return STOPPED if stopped else DONE if all(job.done for job in self.todo) else FAULT
 
@@ -166,6 +211,8 @@ class Sweep:
             if code == DONE and started.next():
                 continue
             self.running.remove(started)
+            if started.asked and code == -signal.SIGTERM:  # it had not begun to listen
+                code = STOPPED
             state = {DONE: "finished", STOPPED: "stopped"}.get(code, "failed")
             self._end(job, state, "" if code in (DONE, STOPPED) else f": see {started.log}")
 
@@ -186,7 +233,7 @@ class Started:
     """The processes of a job: its training and, where others wait for it, its export."""
 
     def __init__(self, job: Job, side_by_side: int) -> None:
-        self.job, self.log, self._asked = job, Path(f"{job.out}.log"), False
+        self.job, self.log, self.asked = job, Path(f"{job.out}.log"), False  # to stop
         train = ["train", job.reference, *job.words, "--out", str(job.out)]
         self._commands = [train, *([["export", str(job.out), str(job.export)]] if job.exported else [])]
         self._environment = dict(os.environ)
@@ -198,16 +245,28 @@ class Started:
 
     def next(self) -> bool:
         """Starts the next command; False where there is none."""
-        if not self._commands or self._asked:
+        if not self._commands or self.asked:
             return False
         words = [sys.executable, "-m", "kdscale", *self._commands.pop(0)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment, start_new_session=True
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
+                preexec_fn=stop_with_parent(),
             )
         return True
 
     def stop(self) -> None:
-        if not self._asked:
-            self._asked = True
+        if not self.asked:
+            self.asked = True
             self.process.terminate()
+
+
+def stop_with_parent() -> Callable[[], object] | None:
+    """What a new process calls so that it is asked to stop if this one is killed: where the system is Linux."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    return None if prctl is None else partial(prctl, _SIGNAL_AT_DEATH, int(signal.SIGTERM))

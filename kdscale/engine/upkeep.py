@@ -98,9 +98,9 @@ class Upkeep:
 
     def _record_epoch(self) -> None:
         """The epoch's mean training loss, for a plateau that watches it."""
-        epoch = self.stage.progress(self.memory.step).epoch
-        line = {"step": self.memory.step, "epoch": epoch, "name": "train", "loss": self.meter.epoch_mean()}
-        self.memory.history.append(line)
+        mean, epoch = self.meter.epoch_mean(), self.stage.progress(self.memory.step).epoch
+        if mean is not None:
+            self.memory.history.append({"step": self.memory.step, "epoch": epoch, "name": "train", "loss": mean})
 
     def _epochs_named_later(self) -> set[int]:
         """Epochs of this phase from which a later phase takes a network."""

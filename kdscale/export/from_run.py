@@ -59,9 +59,13 @@ def facts(found: Trained) -> Facts:
 
 
 def _teachers(found: Trained) -> list[Teacher]:
+    """Who taught: in the network's own phase, or in any part of the method that this phase is a part of."""
+    phases = found.run.recipe.phases
+    parts = [p for p in phases if p.part is not None and kind_of(p.method) == kind_of(found.phase.method)]
+    own = parts if found.phase.part is not None else [found.phase]
+    sources = {role: phase.networks[role] for phase in own for role in phase.method.needs().frozen}
     described = []
-    for role in found.phase.method.needs().frozen:
-        source = found.phase.networks[role]
+    for role, source in sources.items():
         name = f"phase {source.phase} of the same run" if isinstance(source, FromPhase) else source.name
         described.append(Teacher(name, found.scores.get(role, {}).get("top1")))
     return described

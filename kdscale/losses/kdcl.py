@@ -51,7 +51,8 @@ def mean(logits: Tensor, targets: Tensor) -> Tensor:
 def combined(logits: Tensor, weights: Tensor) -> Tensor:
     """The sum of the networks' logits with ``weights`` [M]. Returns [N,C]."""
     logits = wide(logits.detach())
-    return torch.einsum("m,mnc->nc", weights.to(logits.dtype), logits)
+    with torch.autocast(logits.device.type, enabled=False):  # it would round the target to bf16
+        return torch.einsum("m,mnc->nc", weights.to(logits.dtype), logits)
 
 
 def error_products(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:

@@ -32,7 +32,8 @@ def softened_kl(learner: Tensor, target: Tensor, temperature: float) -> Tensor:
 
 def blended(scores: Tensor, logits: Tensor) -> Tensor:
     """Sums of ``logits`` [M,N,C] of M networks, weighted in each row by the softmax of ``scores`` [...,N,M]; [...,N,C]."""
-    return torch.einsum("...nm,mnc->...nc", wide(scores).softmax(-1), wide(logits))
+    with torch.autocast(logits.device.type, enabled=False):  # it would round logits to bf16 before they are compared
+        return torch.einsum("...nm,mnc->...nc", wide(scores).softmax(-1), wide(logits))
 
 
 def affinities(queries: Tensor, keys: Tensor) -> Tensor:
@@ -40,4 +41,5 @@ def affinities(queries: Tensor, keys: Tensor) -> Tensor:
 
     ``queries``, ``keys``: [M,N,D]; returns scores [M,N,M] for :func:`blended`, whose last axis is who is listened to.
     """
-    return torch.einsum("and,bnd->anb", wide(queries), wide(keys))
+    with torch.autocast(queries.device.type, enabled=False):
+        return torch.einsum("and,bnd->anb", wide(queries), wide(keys))

@@ -83,6 +83,8 @@ class ESKD(ChainMethod):
 
     def build(self, context: Context) -> Distiller:
         if self.learner == "teacher":
+            # A teacher that came with weights is stopped early from its beginning, too.
+            context.networks["teacher"].body.load_state_dict(context.fresh("teacher", 0).body.state_dict())
             return LabelLearner(context, "teacher")
         return StoppedLearner(self, context) if self.stop == "distillation" else Learner(self, context)
 

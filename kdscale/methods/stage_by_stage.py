@@ -56,7 +56,7 @@ class StageByStage(Method):
         formula="phase i of K: mean (A_i(f_i^S) - f_i^T)^2 over S_i alone, f_i^S = S_i(sg f_(i-1)^S); last: CE(s, y) over the classifier",
         published=(
             "CIFAR-100, ResNet-56 (71.21) -> ResNet-20 (67.96), 1 to 8 stages: 69.24 70.03 70.46 70.77 70.79 70.82 70.85 70.93 (table 2)",
-            "the same, all stages at once, 1 to 4: 69.24 69.29 69.37 69.46 (table 2)",
+            "the same, all stages at once, 1 to 4: 69.24 69.29 69.37 69.46 (table 3)",
             "CIFAR-100, 4 stages, ResNet-20 from VGG-16 69.98, from ResNet-110 70.84, from DenseNet-121 73.27 (table 4)",
         ),
     )

@@ -29,11 +29,18 @@ def load(reference: str) -> Recipe:
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path} cannot be read: {error}") from None
         try:
-            return from_json(content) if path.suffix == ".json" else from_yaml(content)
+            recipe = from_json(content) if path.suffix == ".json" else from_yaml(content)
         except RecipeError as error:
             raise RecipeError(f"{path}: {error}") from None
-    recipe = pick(recipes_of(path), name, path)
-    return recipe if recipe.name else dataclasses.replace(recipe, name=reference)
+    else:
+        recipe = pick(recipes_of(path), name, path)
+    return recipe if recipe.name else dataclasses.replace(recipe, name=called(path, name, reference))
+
+
+def called(path: Path, name: str, reference: str) -> str:
+    """What a recipe without a name of its own is called: a shipped one the same, however it was asked for."""
+    short = next((short for short, place in shipped() if place == path.resolve()), None)
+    return reference if short is None else f"{short}:{name}" if name else short
 
 
 def pick(recipes: dict[str, Recipe], name: str, path: Path) -> Recipe:

@@ -128,3 +128,13 @@ def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [d for i, (a, b) in enumerate(zip(old, new, strict=True)) for d in differences(a, b, f"{path}.{i}")]
     return [] if old == new else [(path, old, new)]
+
+
+def without_news(new: Any, old: Any, meant: Any) -> Any:
+    """Plain data ``new`` less the fields that ``old`` does not know and that are as in ``meant``."""
+    if isinstance(new, dict) and isinstance(old, dict) and isinstance(meant, dict):
+        known = {name for name, value in new.items() if name in old or name not in meant or value != meant[name]}
+        return {name: without_news(new[name], old.get(name), meant.get(name)) for name in new if name in known}
+    if isinstance(new, list) and isinstance(old, list) and isinstance(meant, list) and len(new) == len(old) == len(meant):
+        return [without_news(*each) for each in zip(new, old, meant, strict=True)]
+    return new

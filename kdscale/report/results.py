@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.trained import Run
-from ..errors import KdscaleError
-from ..recipe import to_plain
-from ..recipe.resolve import digest
+from ..errors import KdscaleError, RecipeError
+from ..recipe import from_plain, to_plain
+from ..recipe.resolve import NOT_IDENTITY, digest
+from ..recipe.resolve import identity as identity_of
 
 Row = dict[str, Any]
 MARKS = ("<!-- results -->", "<!-- end of results -->")
 NOT_RUN = "not run yet"
+NEEDED = {"recipe", "last", "best", "seconds", "device", "published", "resolved"}  # of a row, for the table
+SAME = ("recipe", "command", "seed", "last", "best", "count", "seconds")
 
 
 def row_of(run: Run) -> Row:
@@ -49,10 +52,36 @@ def row_of(run: Run) -> Row:
         "commit": environment.get("commit", ""),
         "kdscale": environment.get("kdscale", ""),
         "date": datetime.date.fromtimestamp(told["time"]).isoformat(),
-        "command": run.command,
+        "command": placeless(run.command),
         "published": dict(run.recipe.published),
-        "resolved": to_plain(run.recipe),
+        "resolved": _placeless_recipe(run),
     }
+
+
+def placeless(command: str) -> str:
+    """A command whose paths, which mean nothing elsewhere, are the words DATA, FOLDER and OUT."""
+    for words, said in (
+        (r"data\.source=\S+", "data.source=DATA"),
+        (r"(networks\.\w+)=\S*/export", r"\1=FOLDER"),
+        (r"(--out|-o)([ =])\S+", r"\1\2OUT"),
+    ):
+        command = re.sub(words, said, command)
+    return command
+
+
+def _placeless_recipe(run: Run) -> dict[str, Any]:
+    """The resolved recipe, with what its data and local networks are in place of where they lay."""
+    plain = to_plain(run.recipe)
+    known = run.identity.get("phases", [])
+    for phase, identity in zip(plain["phases"], known, strict=False):
+        phase["data"]["source"] = identity["data"].get("identity", "")
+        for role, source in phase["networks"].items():
+            for word in ("name", "weights"):
+                if Path(str(source.get(word) or "")).is_absolute():
+                    source[word] = identity["networks"][role][word]
+    plain["data"]["source"] = plain["phases"][0]["data"]["source"]
+    plain["networks"] = {}  # spelt out in the phases
+    return plain
 
 
 def _seconds(run: Run, phase: str) -> float:
@@ -62,21 +91,28 @@ def _seconds(run: Run, phase: str) -> float:
 def read(path: Path) -> list[Row]:
     """The rows of a file; none where it is missing. Raises KdscaleError for a line that is no row."""
     rows = []
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
+    for number, line in enumerate(path.read_text(errors="replace").splitlines() if path.exists() else [], 1):
         try:
-            rows.append(dict(json.loads(line)))
+            row = json.loads(line)
         except ValueError:
-            raise KdscaleError(f"{path}, line {number}, is no JSON object: take the line out") from None
+            row = None
+        if not isinstance(row, dict) or not row.keys() >= NEEDED:
+            raise KdscaleError(f"{path}, line {number}, is no row of results: take the line out")
+        rows.append(row)
     return rows
 
 
 def record(path: Path, row: Row) -> bool:
-    """Appends a row, unless the file holds this run already: same command, date, seed and score."""
-    if any({**held, "resolved": None} == {**row, "resolved": None} for held in read(path)):
+    """Appends a row, unless the file holds this run already: same command, seed, scores and seconds.
+
+    Date and commit do not tell runs apart: the command of a finished run, repeated, writes them anew.
+    """
+    if any(all(held.get(name) == row.get(name) for name in SAME) for held in read(path)):
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
+    ended = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
     with path.open("a") as file:
-        file.write(json.dumps(row, sort_keys=True) + "\n")
+        file.write(("" if ended else "\n") + json.dumps(row, sort_keys=True) + "\n")
     return True
 
 
@@ -84,13 +120,21 @@ def grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Rows by recipe; settings that differ in more than the seed stand apart under their name and a number."""
     groups: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
-        plain = {**row["resolved"], "seed": 0, "published": None, "machine": None, "checkpointing": None}
-        groups.setdefault(row["recipe"], {}).setdefault(digest(plain), []).append(row)
+        groups.setdefault(row["recipe"], {}).setdefault(digest(_settings(row["resolved"])), []).append(row)
     return {
         name if number == 1 else f"{name} ({number})": held
         for name, kinds in groups.items()
         for number, held in enumerate(kinds.values(), 1)
     }
+
+
+def _settings(resolved: dict[str, Any]) -> dict[str, Any]:
+    """What decides a score, but the seed; fields that are younger than the row are at their defaults."""
+    try:
+        plain = identity_of(from_plain(resolved), {}, {})
+    except RecipeError:  # of another version, whose fields this one has not
+        plain = {name: value for name, value in resolved.items() if name not in NOT_IDENTITY}
+    return plain | {"seed": 0}
 
 
 def table(rows: Sequence[Row], expected: Sequence[tuple[str, dict[str, float]]] = ()) -> list[str]:

@@ -48,7 +48,7 @@ BETA = {  # of DKD's second term, as its authors set it for each pair
     "wrn_40_2:ShuffleV1": 8, "resnet56:resnet20": 2, "resnet110:resnet32": 2, "vgg13:vgg8": 6, "vgg13:MobileNetV2": 6,
     "wrn_40_2:wrn_16_2": 6, "wrn_40_2:wrn_40_1": 6,
 }  # fmt: skip
-ASSISTANTS = {  # of half the depth, for TAKD
+ASSISTANTS = {  # a smaller network of the teacher's kind, for TAKD
     "wrn_40_2": "wrn_22_2", "resnet110": "resnet56", "resnet56": "resnet32", "resnet32x4": "resnet8x4", "vgg13": "vgg11",
     "ResNet50": "ResNet18",
 }  # fmt: skip
@@ -193,8 +193,9 @@ def pair(teacher: str, student: str, published: Mapping[str, Mapping[str, float]
     for technique in (*AUGMENTATIONS, *(["dropblock"] if residual else [])):
         for name in ("kd", "shake"):
             made[f"{name}_{technique}"] = augmented(made[name], technique)
+    made["eskd"] = replace(made["eskd"], networks={**start.networks, "teacher": Model(teacher)})  # trained from scratch
     made["rco"], made["rco_eei_4"] = route(start, teacher), route(start, teacher, cycles=True)
-    made["stage_by_stage"] = by_stages(start)
+    made["stage_by_stage"] = by_stages(start, StageByStage(stages=3 if student.startswith("resnet8x") else 4))
     for name, method in {"kd": KD(), "fitnets": FitNets(kd=1.0), "at": AT(kd=1.0), "crd": Crd()}.items():
         made[f"sftn_{name}"] = friendly(start, teacher, method)
     made["sftn_4"] = friendly(start, teacher, KD(), epochs=960)

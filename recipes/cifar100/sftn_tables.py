@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from kdscale.methods import AT, KD, Crd, FitNets, Sftn
 from kdscale.recipe import Model, Recipe
-from kdscale.recipes.cifar100._protocol import base, friendly, friendly_from_trained
+from kdscale.recipes.cifar100._protocol import base, friendly, friendly_from_trained, rates
 
 PAIRS = (("resnet32x4", "ShuffleV1"), ("resnet32x4", "ShuffleV2"), ("wrn_40_2", "wrn_16_2"), ("wrn_40_2", "wrn_40_1"))
 TEMPERATURES = {
@@ -54,7 +54,7 @@ for (teacher, student), rows in BRANCHES.items():
     for branch, numbers in rows.items():
         for method, top1 in zip((KD(), Crd()), numbers, strict=True):
             made = friendly(base(teacher, student), teacher, method)
-            first = replace(made.phases[0], networks={**made.phases[0].networks, "student": Model(branch)})
+            first = replace(made.phases[0], networks={**made.phases[0].networks, "student": Model(branch)}, **rates(branch))
             name = f"table7-{teacher}-{student}-branches-{branch}-{method.kind}"
             recipes[name] = told(replace(made, phases=(first, made.phases[1])), 7, top1)
 for name, (method, whole, tuned) in TUNED.items():

@@ -1,4 +1,4 @@
-"""Stage-by-Stage KD (Gao, Shen, Li, Loy, 2018), tables 2 to 5: ResNet-20 from ResNet-56 and others, in the paper's own protocol.
+"""Stage-by-Stage KD (Gao, Shen, Li, Yan, Wan, Lin, Loy, Tang, 2018), tables 2 to 5: ResNet-20 from ResNet-56 and others, in the paper's own protocol.
 
 Command    kdscale train cifar100/stage_by_stage_tables:table2-4-stages data.source=DATA --out runs/stages
 Cost       at most 60 epochs a stage and for the head: a stage ends when its distance has stopped falling three times

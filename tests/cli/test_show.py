@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -148,7 +149,8 @@ def test_a_recipe_whose_data_and_teacher_are_elsewhere(tmp_path: Path) -> None:
 
 
 def test_json_is_the_resolved_recipe_and_yaml_reads_alike(recipe: Path, tmp_path: Path) -> None:
-    value = resolve(from_json(recipe.read_text()))
+    value = resolve(dataclasses.replace(from_json(recipe.read_text()), name="named"))
+    recipe.write_text(to_json(value))
     shown = done("show", recipe, "--json")
     assert from_json(shown) == value
     (tmp_path / "r.yaml").write_text(to_yaml(value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -72,6 +73,20 @@ def test_a_stop_reaches_every_run_and_the_same_command_goes_on(page: Path, tmp_p
     assert json.loads((run / "verdict.json").read_text())["code"] == 75
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process is not told of its parent's death")
+def test_runs_of_a_sweep_that_is_killed_save_themselves(page: Path, tmp_path: Path) -> None:
+    process = small.start("sweep", f"{page}:alone", "steps=40000", "checkpointing.every_epochs=1", "--out", tmp_path / "out")
+    while not list(tmp_path.glob("out/*/checkpoints/step-*")):
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    verdict, end = next(tmp_path.glob("out/*/checkpoints")).with_name("verdict.json"), time.monotonic() + 60
+    while not verdict.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert json.loads(verdict.read_text())["code"] == 75
+
+
 def test_a_dry_run_lists_and_trains_nothing(page: Path, tmp_path: Path) -> None:
     listed = done("sweep", page, "--grid", "optimizer.lr=0.1,0.2", "--out", tmp_path / "out", "--dry-run")
     assert listed.count("to do") == 1 + 2 * 3  # the teacher; kd, alone and teacher at two rates each
@@ -94,3 +109,16 @@ def test_what_cannot_be_swept_is_one_line(words: tuple[str, ...], told: str, tmp
     assert said.code == 64
     assert told in said.err
     assert said.err.count("\n") == 1
+
+
+def test_what_would_be_found_out_too_late_is_told_first(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words, record = ("sweep", f"{page}:alone", "--out", tmp_path / "out"), tmp_path / "results.jsonl"
+    record.write_text("[]\n")
+    damaged = kdscale(*words, "--record", record)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    launched = kdscale(*words)
+    for said, reason in ((damaged, "results.jsonl, line 1, is no row of results"), (launched, "start it without torchrun")):
+        assert said.code == 64
+        assert reason in said.err
+        assert said.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()

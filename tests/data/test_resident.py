@@ -237,3 +237,13 @@ def test_an_evaluation_reads_small_images_once(small: Path) -> None:
         changed = replace(data, **changes)
         batches(data=changed, split=open_split(changed, "eval"), held=empty)
         assert not empty
+
+
+def test_held_images_are_no_longer_the_workers(small: Path) -> None:
+    """Two open files a batch would reach a system's usual limit of 1024."""
+    data = Data(str(small), train=PAD, eval_split="train", eval_crop=1.0, eval_batch=16)
+    held: list[Any] = []
+    for _ in evaluation_batches(open_split(data, "eval"), data, rank=0, ranks=1, device=CPU, workers=1, held=held):
+        pass
+    assert len(held) == 4
+    assert not any(tensor.is_shared() for pair in held for tensor in pair)

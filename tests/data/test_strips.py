@@ -94,11 +94,17 @@ def test_a_split_may_be_packed_alone(strips: Path, tmp_path: Path) -> None:
 
 
 def test_folders_that_are_not_whole(strips: Path, tmp_path: Path) -> None:
+    np.save(strips / "train-order.npy", np.full(4, -1))
+    with pytest.raises(DataError, match=r"train-order.npy is not an array of labels"):
+        pack(str(strips), str(tmp_path / "out"), split="train")
     np.save(strips / "train-order.npy", TRAIN[::2])
     with pytest.raises(DataError, match=r"train-order.npy counts other images than the strips hold"):
         pack(str(strips), str(tmp_path / "out"), split="train")
     (strips / "train" / "01.webp").unlink()
     with pytest.raises(DataError, match=r"strip .*01.webp cannot be read \(.*No such file.*get the whole folder anew"):
+        pack(str(strips), str(tmp_path / "out"), split="train")
+    (strips / "classes.json").write_text('{"fine": []}')
+    with pytest.raises(DataError, match="lists no class names"):
         pack(str(strips), str(tmp_path / "out"), split="train")
     (strips / "classes.json").write_text("[]")
     with pytest.raises(DataError, match="does not list class names under 'fine'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from kdscale.engine import checkpoint, run
 from kdscale.engine.agreement import Agreement
 from kdscale.engine.faults import SaveFailed
-from kdscale.engine.folder import Folder
+from kdscale.engine.folder import Folder, family
 from kdscale.engine.loop import Loop
 from kdscale.engine.parallel import Session
 from kdscale.engine.phase_file import PhaseFile
@@ -81,6 +82,35 @@ def test_saves_of_another_recipe_are_not_resumed_where_the_recipe_is_lost(data: 
     assert [line["step"] for line in small.lines(tmp_path / "out")] == list(range(1, 7))
     train(other, tmp_path / "alone", session)
     equal(small.weights(tmp_path / "out"), small.weights(tmp_path / "alone"))
+
+
+def test_a_run_of_an_older_version_goes_on_without_the_fields_that_it_did_not_know(
+    data: Path, session: Session, tmp_path: Path
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    train(short(data), whole, session)
+    killed_at_save(short(data), out, session, 6)
+    older, first = forget_field(out, "cutout"), (out / "checkpoints" / checkpoint.name_of(2)).stat().st_mtime_ns
+    with pytest.raises(RunError, match=r"phases\.0\.data\.train\.cutout was None, is 4"):
+        train(override(short(data), ["data.train.cutout=4"]), out, session)
+    killed_at_save(short(data), out, session, 6)
+    assert json.loads((out / "identity.json").read_text()) == older, "its saves are of this family"
+    train(short(data), out, session)
+    assert (out / "checkpoints" / checkpoint.name_of(2)).stat().st_mtime_ns == first, "it was not begun anew"
+    equal(small.weights(whole), small.weights(out))
+
+
+def forget_field(out: Path, name: str) -> Any:
+    """Makes a run one of a version in which augmentation had no such field; returns its identity."""
+    recipe, identity = (json.loads((out / file).read_text()) for file in ("recipe.json", "identity.json"))
+    for phase in (*recipe["phases"], *identity["phases"]):
+        del phase["data"]["train"][name]
+    del recipe["data"]["train"][name]
+    for path in (out / "checkpoints").glob("step-*/*.json"):
+        path.write_text(path.read_text().replace(family(json.loads((out / "identity.json").read_text())), family(identity)))
+    for file, plain in (("recipe.json", recipe), ("identity.json", identity)):
+        (out / file).write_text(json.dumps(plain))
+    return identity
 
 
 def test_saves_of_another_recipe_do_not_crowd_out_the_runs_own(data: Path, session: Session, tmp_path: Path) -> None:

@@ -93,3 +93,12 @@ def test_speed_is_of_all_images_and_waiting_a_share(session: Session, monkeypatc
     line = meter.line()
     assert (line["images_per_second"], line["data_wait"]) == (50.0, 0.25)
     assert (meter.images, meter.waited) == (0, 0.0)
+
+
+def test_a_skipped_step_of_other_losses_leaves_the_window_as_it_was(session: Session) -> None:
+    meter = Meter(session)
+    meter.add({"task": torch.tensor(1.0), "teacher": torch.tensor(2.0)})
+    before = meter.sums_so_far()
+    meter.add({"task": torch.tensor(float("nan"))})
+    meter.forget(before)
+    assert meter.line()["losses"] == {"task": 1.0, "teacher": 2.0}

@@ -150,6 +150,7 @@ def test_a_skipped_step_is_no_part_of_the_mean(session: Session) -> None:
     meter.add({"a": torch.tensor(float("nan"))})
     meter.forget(before)
     assert meter.epoch_mean() == 2.0
+    assert meter.epoch_mean() is None, "an epoch of skipped steps alone is no best one"
 
 
 # Whole runs
@@ -167,6 +168,7 @@ def test_it_ends_at_the_third_cut(never_stopped: Path) -> None:
     assert lines[-1]["step"] == LAST
     assert [line["lr"] for line in lines] == pytest.approx([1e-2, 1e-2, 1e-3, 1e-4, 1e-4])
     assert all(line["at_most"] for line in lines)
+    assert "at most 60 steps of 24 images" in (never_stopped / "log.txt").read_text()
     means = [line for line in history(never_stopped) if line["name"] == "train"]
     assert [line["epoch"] for line in means] == [1, 2, 3, 4]
     assert [line["step"] for line in means] == [5, 10, 15, 20]

@@ -107,3 +107,10 @@ def test_no_target_learns_and_none_waits_for_the_device() -> None:
         targets = [kdcl.combined(logits, weights), *(make(logits, truth) for make in (kdcl.naive, kdcl.min_logit, kdcl.mean))]
         assert kdcl.general_weights(kdcl.error_products(logits, truth, everyone(N))).shape == (M,)
     assert all(target.shape == (N, C) and not target.requires_grad for target in targets)
+
+
+def test_autocast_does_not_round_the_combined_target() -> None:
+    (logits, _), weights = drawn(), torch.tensor([0.2, 0.3, 0.5])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = kdcl.combined(logits, weights)
+    torch.testing.assert_close(found, kdcl.combined(logits, weights), rtol=0, atol=0)

@@ -54,3 +54,11 @@ def test_halves_are_widened() -> None:
     half = drawn(2, 5, 7).bfloat16()
     assert online.softened_kl(half[0], half[1], 3.0).dtype == torch.float32
     assert online.blended(torch.zeros(5, 2).bfloat16(), half).dtype == torch.float32
+
+
+def test_autocast_rounds_neither_mixtures_nor_affinities() -> None:
+    scores, logits, features = drawn(5, 3).float(), drawn(3, 5, 7).float(), drawn(3, 5, 4).float()
+    wanted = online.blended(scores, logits), online.affinities(features, features)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = online.blended(scores, logits), online.affinities(features, features)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)

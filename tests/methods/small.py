@@ -37,14 +37,13 @@ TEACHER = Model("wrn_16_2")
 
 
 @functools.cache
-def _made(number: int, trained: bool, seed: int, precision: str) -> Network:
-    model = (*MODELS.values(), TEACHER)[number]
+def _made(model: Model, trained: bool, seed: int, precision: str) -> Network:
     return build_network(model, INFO, trained=trained, seed=seed, normalisation=NORMALISATION, precision=precision)
 
 
 def network(model: Model, trained: bool, seed: int = 0, precision: str = "fp32") -> Network:
     """Made once and copied: making it takes longer than most tests."""
-    return copy.deepcopy(_made([*MODELS.values(), TEACHER].index(model), trained, seed, precision))
+    return copy.deepcopy(_made(model, trained, seed, precision))
 
 
 def supported(phase: Phase) -> list[str]:
@@ -67,7 +66,7 @@ def context_of(method: Method | Phase, kind: str, seed: int = 0, precision: str 
     networks |= {role: network(TEACHER, False, 90 + i) for i, role in enumerate(needs.frozen)}
 
     def fresh(role: str, copy: int) -> Network:
-        return network(TEACHER if role in needs.frozen else MODELS[kind], True, 1000 + copy)
+        return network(TEACHER if role in needs.frozen else MODELS[kind], True, 1000 * (seed + 1) + copy)
 
     return Context(networks, fresh, INFO, ALONE, Classification(), phase, 7, precision, torch.device("cpu"))
 

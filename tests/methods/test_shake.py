@@ -133,3 +133,12 @@ def test_a_token_that_is_not_there_is_named() -> None:
     with pytest.raises(NetworkError, match="distillation token"):
         built(Shake(head="token"), "cnn")
     assert Shake(head="token").needs().distillation_head
+
+
+@pytest.mark.parametrize(
+    "setting", [{"proxy_signal": "l2"}, {"proxy_labels": True}, {"logit_scale": 3.0}, {"detach_features": True}]
+)
+def test_what_a_token_cannot_heed_is_refused_not_ignored(setting: dict[str, Any]) -> None:
+    built(Shake(head="linear", **setting), "token")
+    with pytest.raises(NetworkError, match=next(iter(setting))):
+        built(Shake(**setting), "token")

@@ -50,6 +50,28 @@ def test_every_recipe_builds_what_it_trains(path: Path) -> None:
     assert not failed
 
 
+def test_a_teacher_that_is_to_be_stopped_early_begins_from_nothing() -> None:
+    teacher = resolve(recipes_of(ROOT / "cifar100" / "vgg13_vgg8.py")["eskd"]).phases[0]
+    assert teacher.method.needs().trained == ("teacher",)
+    assert teacher.networks == {"teacher": Model("vgg13")}
+
+
+def test_branches_of_a_light_network_have_its_rate() -> None:
+    table = recipes_of(ROOT / "cifar100" / "sftn_tables.py")
+    rates = [
+        [phase.optimizer.lr for phase in table[f"table7-wrn_40_2-wrn_16_2-branches-{branch}-kd"].phases]
+        for branch in ("ShuffleV2", "wrn_16_1")
+    ]
+    assert rates == [[0.01, 0.05], [0.05, 0.05]]
+
+
+def test_a_student_of_one_block_a_group_is_cut_into_its_groups() -> None:
+    """Its groups cannot be halved, so four stages would be refused."""
+    for pair, stages in {"resnet32x4_resnet8x4": 3, "resnet32x4_resnet8x2": 3, "vgg13_vgg8": 4}.items():
+        (phase,) = recipes_of(ROOT / "cifar100" / f"{pair}.py")["stage_by_stage"].phases
+        assert phase.method.stages == stages  # type: ignore[attr-defined]
+
+
 def unwritten(recipe: Recipe) -> Recipe:
     """The same with a random network wherever a teacher has yet to be trained; no large set of labels is needed."""
 

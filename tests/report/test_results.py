@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kdscale.errors import KdscaleError
+from kdscale.recipe import resolve, to_plain
+from kdscale.recipe.load import load
 from kdscale.report import results
 
 
@@ -23,6 +27,19 @@ def test_seeds_are_one_line_and_other_settings_another() -> None:
     assert len(lines) == 4
 
 
+def test_how_it_was_computed_and_fields_that_came_later_part_no_seeds() -> None:
+    recipe = resolve(load("quickstart:recipe"))
+    older, other = to_plain(recipe), to_plain(replace(recipe, seed=1))
+    for phase in older["phases"]:
+        del phase["data"]["train"]["cutout"]
+        phase["data"]["workers"] = 3
+    third = to_plain(recipe)
+    for phase in third["phases"]:
+        phase["data"]["train"]["cutout"] = 4
+    rows = [{**row("kd", seed, 70.0), "resolved": plain} for seed, plain in enumerate((older, other, third))]
+    assert {name: len(held) for name, held in results.grouped(rows).items()} == {"kd": 2, "kd (2)": 1}
+
+
 def test_what_was_not_run_says_so() -> None:
     lines = results.table([row("kd", 0, 71.0)], [("kd", {}), ("shake", {"a paper": 77.0})])
     assert "| shake | 77.00 (a paper) | not run yet | not run yet | | 0 | |" in lines
@@ -37,10 +54,24 @@ def test_a_run_is_recorded_once(tmp_path: Path) -> None:
     assert [r["seed"] for r in results.read(path)] == [0, 1]
 
 
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+def test_a_finished_run_that_was_started_again_is_no_other_run(tmp_path: Path) -> None:
+    path, first = tmp_path / "results.jsonl", row("kd", 0, 71.0)
+    assert results.record(path, first | {"date": "2024-01-01", "commit": "a"})
+    assert not results.record(path, first | {"date": "2024-01-02", "commit": "b"})
+
+
+def test_a_last_line_without_its_end_stays_a_line(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    path.write_text('{"recipe": "kd"}\nhalf\n')
-    with pytest.raises(KdscaleError, match="line 2"):
+    path.write_text(json.dumps(row("kd", 0, 71.0)))
+    assert results.record(path, row("kd", 1, 71.0))
+    assert [r["seed"] for r in results.read(path)] == [0, 1]
+
+
+@pytest.mark.parametrize("line", [b"half", b"[1, 2]", b"3", b"null", b'{"recipe": "kd"}', b"\xff\xfe"])
+def test_a_damaged_line_is_named(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(json.dumps(row("kd", 0, 71.0)).encode() + b"\n" + line + b"\n")
+    with pytest.raises(KdscaleError, match="line 2, is no row of results"):
         results.read(path)
 
 

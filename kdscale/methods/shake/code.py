@@ -18,7 +18,7 @@ from ...recipe import numbered
 from ...tasks import logits_of
 from ...types import Batch, Context, Losses, Taught
 from .distiller import ShakeDistiller
-from .features import channels
+from .features import channels, last_stages
 
 if TYPE_CHECKING:
     from .value import Shake
@@ -29,10 +29,12 @@ class CodeDistiller(ShakeDistiller):
 
     def __init__(self, method: Shake, context: Context) -> None:
         super().__init__(method, context)
+        self.read: dict[str, tuple[str, ...]] = {}  # by role
         for number, (name, role) in enumerate(zip(self.shadows, method.roles, strict=True)):
             teacher = context.networks[role]
             head = classifier_of(teacher)
-            self.add_module(name, FusedHead(channels(teacher, method.code_taps), width=head.in_features))
+            self.read[role] = method.fused_taps or fused_stages(teacher, head.in_features)
+            self.add_module(name, FusedHead(channels(teacher, self.read[role]), width=head.in_features))
             self.register_buffer(self.copies("classifier")[number], head.weight.detach().clone())  # [C,D]
             bias = zeros(head.out_features) if head.bias is None else head.bias.detach().clone()
             self.register_buffer(self.copies("bias")[number], bias)  # [C]
@@ -44,12 +46,19 @@ class CodeDistiller(ShakeDistiller):
         places = zip(self.shadows, self.method.roles, self.copies("classifier"), self.copies("bias"), strict=True)
         shadows: dict[str, Tensor] = {}
         for name, role, weight, bias in places:
-            features = self.get_submodule(name)(*(taught[role].taps[tap] for tap in self.method.code_taps))
+            features = self.get_submodule(name)(*(taught[role].taps[tap] for tap in self.read[role]))
             shadows[name] = functional.linear(features, self.get_buffer(weight), self.get_buffer(bias))
         return self.objective(self.student(batch.images, taps=self.added_taps), shadows, batch, taught)
 
     def predictions(self, batch: Batch) -> dict[str, Tensor]:
         return {"student": logits_of(self.student(batch.images))}
+
+
+def fused_stages(teacher: Network, width: int) -> tuple[str, ...]:
+    """The program's own stages, the first three, where the third is as wide as the classifier's input; else the last three."""
+    last = last_stages(teacher)
+    fits = teacher.shape("stage3")[0] == width
+    return ("stage1", "stage2", "stage3") if fits else last
 
 
 def classifier_of(teacher: Network) -> nn.Linear:

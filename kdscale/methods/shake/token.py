@@ -39,6 +39,12 @@ class TokenDistiller(ShakeDistiller):
             raise NetworkError(
                 f"width={method.width:g} is of channels, and {self.student.name!r} has a token: take head='linear'"
             )
+        unheard = ", ".join(unheard_of(method))
+        if unheard:
+            raise NetworkError(
+                f"{unheard} of 'shake' cannot be set for the token of {self.student.name!r}, whose teacher speaks by hard, alpha"
+                " and tau: leave it out, or take head='linear'"
+            )
         for name in self.shadows[1:]:
             self.add_module(name, LinearHead(self.student.shape(TOKEN)[0], self.student.classes))
 
@@ -72,3 +78,14 @@ class TokenDistiller(ShakeDistiller):
         if self.method.inference == "class":
             return {"student": said["class"], "average": average} | said
         return {"student": average} | said
+
+
+def unheard_of(method: Shake) -> list[str]:
+    """Names of the settings that are of other shadows alone and were given all the same."""
+    given = {
+        "proxy_signal": method.signal != "kl",
+        "proxy_labels": method.labels,
+        "logit_scale": method.scale is not None,
+        "detach_features": method.detach_features,
+    }
+    return [name for name, found in given.items() if found]

@@ -99,10 +99,6 @@ class Shake(Method):
         return 3.1415 if self.logit_scale is None and self.form == "code" else self.logit_scale
 
     @property
-    def code_taps(self) -> tuple[str, str, str]:
-        return self.fused_taps or ("stage1", "stage2", "stage3")
-
-    @property
     def roles(self) -> tuple[str, ...]:
         return numbered("teacher", self.teachers)
 
@@ -122,7 +118,7 @@ class Shake(Method):
     def _taps(self, others: list[Needs]) -> dict[str, tuple[str, ...]]:
         asked = [needs.taps for needs in others]
         if self.form == "code":
-            asked = [dict.fromkeys(self.roles, self.code_taps), *asked]
+            asked = [dict.fromkeys(self.roles, self.fused_taps or ("stages",)), *asked]
         roles = united(tuple(taps) for taps in asked)
         return {role: united(taps.get(role, ()) for taps in asked) for role in roles}
 

@@ -1,0 +1,124 @@
+"""Which runs a sweep has, in which folders, on which teachers: read from its plan; tests/cli runs whole sweeps."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdscale.engine import sweep
+from kdscale.engine.faults import STOPPED
+from kdscale.engine.sweep import Job, Started, Sweep, jobs, points
+from kdscale.errors import RecipeError
+
+PAGE = """
+from kdscale.methods import KD, Supervised
+from kdscale.recipe import Data, Model, Phase, Recipe
+
+def taught(name, maker, data="x"):
+    networks = {{"student": Model("resnet8"), "teacher": Model(name, made_by={page!r} + ":" + maker)}}
+    return Recipe(networks=networks, data=Data(data), phases=(Phase(KD(), steps=8),))
+
+recipes = {{
+    "kd": taught("here/cnn", "cnn"), "cousin": taught("there/cnn", "other"), "twin": taught("elsewhere/net", "cnn"),
+    "alone": taught("here/cnn", "cnn").with_method(Supervised()),
+    "hen": taught("here/hen", "egg"), "egg": taught("here/egg", "hen"), "chain": taught("here/cnn", "link"),
+    "link": taught("far/cnn", "cnn"),
+    "late": Recipe(
+        networks={{"student": Model("resnet8")}}, data=Data("x"),
+        phases=(Phase(KD(), steps=8, networks={{"teacher": Model("here/cnn", made_by={page!r} + ":cnn")}}),),
+    ),
+}}
+cnn = Recipe(networks={{"student": Model("cnn6")}}, data=Data("x"), phases=(Phase(Supervised(), steps=4),))
+other = cnn.with_method(Supervised())
+"""
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    path = tmp_path / "page.py"
+    path.write_text(PAGE.format(page=str(path)))
+    return path
+
+
+def planned(page: Path, *names: str, grid: tuple[str, ...] = ()) -> list[Job]:
+    return jobs([f"{page}:{name}" for name in names], [], grid, Path("out"))
+
+
+@pytest.mark.parametrize(
+    ("axis", "values"),
+    [
+        ("a=1,2", ["1", "2"]),
+        ("a=[1,2],[3]", ["[1,2]", "[3]"]),
+        ("a=[[1,2],[3,4]],[[5]]", ["[[1,2],[3,4]]", "[[5]]"]),
+        ("a={kind: kd, tau: 4},{kind: kd}", ["{kind: kd, tau: 4}", "{kind: kd}"]),
+    ],
+)
+def test_commas_within_brackets_part_nothing(axis: str, values: list[str]) -> None:
+    assert list(points([axis])) == [(f"a={value}",) for value in values]
+
+
+def test_only_folders_that_two_runs_have_are_told(page: Path) -> None:
+    with pytest.raises(RecipeError, match=r"one folder: \S+seed=1$"):
+        planned(page, "alone", grid=("seed=0,1,1",))
+
+
+def test_one_teacher_for_all_that_ask_for_it_and_none_for_who_does_not(page: Path) -> None:
+    made = planned(page, "kd", "twin", "late", grid=("seed=0,1",))
+    assert [job.out for job in made if job.exported] == [Path("out/teachers/cnn")]
+    assert all(job.after == (made[0],) for job in made[1:])
+    assert made[-1].recipe.phases[0].networks["teacher"].name == "out/teachers/cnn/export"  # type: ignore[union-attr]
+    assert [job.exported for job in planned(page, "alone")] == [False]
+
+
+def test_teachers_that_differ_have_folders_of_their_own(page: Path) -> None:
+    made = planned(page, "kd", "cousin", grid=("data.source=x,y",))
+    teachers = {job.out.name: (job.reference.rpartition(":")[2], job.words) for job in made if job.exported}
+    assert teachers == {
+        "cnn": ("cnn", ("data.source=x",)),
+        "cnn-2": ("cnn", ("data.source=y",)),
+        "cnn-3": ("other", ("data.source=x",)),
+        "cnn-4": ("other", ("data.source=y",)),
+    }
+    for job in made:
+        assert all(job.words[0] == teacher.words[0] for teacher in job.after)
+    chain = planned(page, "chain")
+    assert [job.out.name for job in chain[:-1]] == ["cnn", "cnn-2"]
+    assert chain[1].after == (chain[0],)
+
+
+def test_recipes_that_wait_for_one_another_are_told(page: Path) -> None:
+    with pytest.raises(RecipeError, match=r"page.py:hen needs a teacher made by \S+egg needs a teacher made by \S+hen:"):
+        planned(page, "hen")
+
+
+def test_nothing_outlives_a_sweep_that_fails(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Started] = []
+
+    class Sleeper(Started):
+        def next(self) -> bool:
+            self.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+            started.append(self)
+            return True
+
+    def say(line: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(sweep, "Started", Sleeper)
+    with pytest.raises(BrokenPipeError):
+        Sweep(jobs([f"{page}:alone"], [], (), tmp_path), 1, say).run()
+    assert started[0].process.wait(10) == -signal.SIGTERM
+
+
+def test_a_run_that_was_stopped_before_it_listened_is_stopped(page: Path, tmp_path: Path) -> None:
+    todo = jobs([f"{page}:alone"], [], (), tmp_path)
+    told: list[str] = []
+    a_sweep = Sweep(todo, 1, told.append)
+    a_sweep._start()
+    a_sweep._stop()
+    assert a_sweep.running[0].process.wait(30) in (-signal.SIGTERM, STOPPED)
+    a_sweep._collect()
+    assert todo[0].state == "stopped"
