@@ -43,9 +43,9 @@ DATA = Data(
     std=(0.2675, 0.2565, 0.2761),
     epoch_tail="partial",
 )
-BETA = {  # of DKD's second term, as its authors set it for each pair
+BETA = {  # of DKD's second term, as its authors set it (resnet110:resnet20: as they set its neighbours)
     "resnet32x4:resnet8x4": 8, "resnet32x4:ShuffleV1": 8, "resnet32x4:ShuffleV2": 8, "ResNet50:MobileNetV2": 8,
-    "wrn_40_2:ShuffleV1": 8, "resnet56:resnet20": 2, "resnet110:resnet32": 2, "vgg13:vgg8": 6, "vgg13:MobileNetV2": 6,
+    "wrn_40_2:ShuffleV1": 8, "resnet56:resnet20": 2, "resnet110:resnet20": 2, "resnet110:resnet32": 2, "vgg13:vgg8": 6, "vgg13:MobileNetV2": 6,
     "wrn_40_2:wrn_16_2": 6, "wrn_40_2:wrn_40_1": 6,
 }  # fmt: skip
 ASSISTANTS = {  # a smaller network of the teacher's kind, for TAKD
@@ -138,6 +138,14 @@ def augmented(recipe: Recipe, technique: str) -> Recipe:
     return replace(recipe, data=replace(recipe.data, train=changed))
 
 
+def handed_on(recipe: Recipe, method: Method, first: str, epochs: float = 240) -> Recipe:
+    """``first`` is trained by ``method`` at the rates of its own kind, and then teaches the student."""
+    scaled = tuple(m * epochs / 240 for m in MILESTONES)
+    before = Phase(method, name="first", networks={"student": Model(first)}, **rates(first, epochs, scaled))
+    after = replace(recipe.phases[0], method=KD(), name="student", networks={"teacher": FromPhase("first")})
+    return replace(recipe, phases=(before, after))
+
+
 def route(recipe: Recipe, teacher: str, cycles: bool = False) -> Recipe:
     """RCO: the teacher is trained first, and its four quarters teach one after another."""
     anchors = {f"teacher{n if n > 1 else ''}": FromPhase("teacher", at=60 * n if n < 4 else "end") for n in (1, 2, 3, 4)}
@@ -184,7 +192,10 @@ def by_stages(recipe: Recipe, method: StageByStage | None = None) -> Recipe:
 
 
 def pair(teacher: str, student: str, published: Mapping[str, Mapping[str, float]]) -> dict[str, Recipe]:
-    """Every recipe of a pair; own norms and DropBlock where the student is of a residual family. ``published``: name -> where -> top-1, for the names that somebody has printed."""
+    """Every recipe of a pair; own norms and DropBlock where the student is of a residual family.
+
+    ``published``: name -> where -> top-1, for the names that somebody has printed.
+    """
     start = base(teacher, student)
     made = {name: start.with_method(method) for name, method in methods(teacher, student).items()}
     residual = student.startswith(("resnet", "wrn"))
@@ -194,6 +205,9 @@ def pair(teacher: str, student: str, published: Mapping[str, Mapping[str, float]
         for name in ("kd", "shake"):
             made[f"{name}_{technique}"] = augmented(made[name], technique)
     made["eskd"] = replace(made["eskd"], networks={**start.networks, "teacher": Model(teacher)})  # trained from scratch
+    if student in LIGHT:  # whose rate is not that of the networks before it in the chain
+        made["takd"] = handed_on(start, KD(), ASSISTANTS[teacher])
+        made["eskd"] = handed_on(start, Supervised(), teacher, epochs=60)
     made["rco"], made["rco_eei_4"] = route(start, teacher), route(start, teacher, cycles=True)
     made["stage_by_stage"] = by_stages(start, StageByStage(stages=3 if student.startswith("resnet8x") else 4))
     for name, method in {"kd": KD(), "fitnets": FitNets(kd=1.0), "at": AT(kd=1.0), "crd": Crd()}.items():

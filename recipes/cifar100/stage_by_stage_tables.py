@@ -1,11 +1,12 @@
-"""Stage-by-Stage KD (Gao, Shen, Li, Yan, Wan, Lin, Loy, Tang, 2018), tables 2 to 5: ResNet-20 from ResNet-56 and others, in the paper's own protocol.
+"""Stage-by-Stage KD (Gao, Shen, Li, Yan, Wan, Lin, Loy, Tang, 2018), tables 2 to 5: ResNet-20 from ResNet-56 and others.
 
 Command    kdscale train cifar100/stage_by_stage_tables:table2-4-stages data.source=DATA --out runs/stages
 Cost       at most 60 epochs a stage and for the head: a stage ends when its distance has stopped falling three times
 Published  beside each recipe in `kdscale show recipes`; student alone 67.96, teacher 71.21
 Ours       not run yet, unless results.jsonl says so
 
-Batch, weight decay and augmentation are not printed: those of the CRD benchmark stand in. Table 1 and 6 are ImageNet's:
+The stages run in the paper's own protocol, the rivals of table 5 in that of the CRD benchmark, at the paper's weights. Batch, weight
+decay and augmentation of the stages are not printed: those of the benchmark stand in. Table 1 and 6 are ImageNet's:
 imagenet/resnet. NST of table 5 is not among the methods yet.
 """
 
