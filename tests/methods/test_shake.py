@@ -9,9 +9,12 @@ from torch import Tensor
 
 from kdscale.errors import NetworkError
 from kdscale.methods import Distiller, Shake
+from kdscale.methods.shake.code import fused_stages
+from kdscale.networks import build_network
+from kdscale.recipe import Model
 from kdscale.types import Context, Outputs, Progress
 
-from .small import CLASSES, built, drawn_batch, taught, total
+from .small import CLASSES, INFO, NORMALISATION, built, drawn_batch, taught, total
 
 BATCH = drawn_batch()
 
@@ -119,7 +122,7 @@ def test_each_form_has_its_own_defaults() -> None:
     assert (paper.signal, paper.labels, paper.scale) == ("kl", False, None)
     assert (code.signal, code.labels, code.scale) == ("l2", True, 3.1415)
     assert (Shake(logit_scale=2.0).scale, Shake(form="code", proxy_labels=False).labels) == (2.0, False)
-    assert code.needs().taps == {"teacher": ("stage1", "stage2", "stage3")}
+    assert code.needs().taps == {"teacher": ("stages",)}
 
 
 def test_settings_that_contradict_are_refused() -> None:
@@ -142,3 +145,13 @@ def test_what_a_token_cannot_heed_is_refused_not_ignored(setting: dict[str, Any]
     built(Shake(head="linear", **setting), "token")
     with pytest.raises(NetworkError, match=next(iter(setting))):
         built(Shake(**setting), "token")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "stages"),
+    [("wrn_16_1", "123"), ("vgg8", "123"), ("ResNet18", "234")],
+    ids=["three stages", "a third as wide as the classifier's input", "neither: the last three"],
+)
+def test_the_published_head_reads_three_stages_that_fit(teacher: str, stages: str) -> None:
+    network = build_network(Model(teacher), INFO, trained=False, seed=0, normalisation=NORMALISATION)
+    assert fused_stages(network, network.width) == tuple(f"stage{number}" for number in stages)

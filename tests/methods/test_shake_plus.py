@@ -83,7 +83,7 @@ def test_needs_are_those_of_all() -> None:
     assert needs.labels
     assert needs.couples == "micro-batch"
     assert needs.taps["student"] == ("stage2", "pooled")
-    assert needs.taps["teacher"] == ("stage1", "stage2", "stage3", "pooled")
+    assert needs.taps["teacher"] == ("stages", "stage2", "pooled")
     assert Shake().needs().taps == {}
 
 

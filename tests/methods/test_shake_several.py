@@ -101,7 +101,7 @@ def test_the_code_form_reads_each_teacher_by_its_own_classifier() -> None:
 def test_what_is_coupled_is_said() -> None:
     assert Shake(teachers=2).needs().couples is None
     assert Shake(teachers=2, weights="aekd").needs().couples == "micro-batch"
-    assert Shake(form="code", teachers=2).needs().taps == dict.fromkeys(("teacher", "teacher2"), ("stage1", "stage2", "stage3"))
+    assert Shake(form="code", teachers=2).needs().taps == dict.fromkeys(("teacher", "teacher2"), ("stages",))
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,7 @@ class CodeDistiller(ShakeDistiller):
 
 def fused_stages(teacher: Network, width: int) -> tuple[str, ...]:
     """The program's own stages, the first three, where the third is as wide as the classifier's input; else the last three."""
-    last = last_stages(teacher)
-    fits = teacher.shape("stage3")[0] == width
-    return ("stage1", "stage2", "stage3") if fits else last
+    return ("stage1", "stage2", "stage3") if teacher.shape("stage3")[0] == width else last_stages(teacher)
 
 
 def classifier_of(teacher: Network) -> nn.Linear:
