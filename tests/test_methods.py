@@ -30,11 +30,17 @@ from kdscale.recipe import FromPhase, Model, from_json, resolve, to_json
 from kdscale.types import Progress
 
 from .engine import small, stages
-from .methods.cases import CASES, METHODS, REGISTRY, WHOLE, Case, recipe_of
+from .methods.cases import CASES, METHODS, REGISTRY, WHOLE, Case, is_quick, recipe_of
 from .methods.small import BATCH, CLASSES, CLOCK, built, drawn_batch, taught, total
 
-every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-whole_methods = pytest.mark.parametrize(("method", "kind"), WHOLE.values(), ids=WHOLE.keys())
+SLOW = pytest.mark.slow
+every_case = pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=() if is_quick(c.whole, c.kind) else SLOW, id=key) for key, c in CASES.items()]
+)
+whole_methods = pytest.mark.parametrize(
+    ("method", "kind"),
+    [pytest.param(m, kind, marks=() if is_quick(m, kind) else SLOW, id=key) for key, (m, kind) in WHOLE.items()],
+)
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 
 

@@ -105,3 +105,8 @@ def whole() -> dict[str, tuple[Method, str]]:
 
 
 WHOLE: dict[str, tuple[Method, str]] = whole()
+
+
+def is_quick(method: Method, kind: str) -> bool:
+    """Whether the fast tests take it: every method with its defaults, and other settings on a CNN."""
+    return kind == "cnn" or not any(method is variant for variant in VARIANTS.values())
