@@ -1,11 +1,13 @@
 # make quickstart   a virtual environment, the pinned packages, then five minutes of distillation
 # make test         lint, types and the fast tests; make test-slow adds the long ones
+# make soak         a hundred runs killed at random moments, each continued to the same bits (RUNS=, SEED=)
+# make test-slurm   slurm/ on a real Slurm of two nodes on this machine (Debian: slurmctld slurmd slurm-client munge)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 MARK := $(VENV)/.made-from-lock
 
-.PHONY: quickstart venv test test-slow tests lint results bench clean
+.PHONY: quickstart venv test test-slow test-slurm soak tests lint results bench clean
 
 quickstart: $(MARK)
 	$(BIN)/kdscale quickstart
@@ -30,7 +32,14 @@ tests: $(MARK)
 test: lint tests
 
 test-slow: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not slurm"
+
+test-slurm: $(MARK)
+	$(BIN)/python -m pytest -m slurm tests/slurm --durations=0
+
+RUNS ?= 100
+soak: $(MARK)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --runs $(RUNS) $(if $(SEED),--seed $(SEED))
 
 # The README's table, from the rows of finished runs.
 PAIR := cifar100/wrn_40_2_wrn_16_2

@@ -48,7 +48,7 @@ def ours(given: dict[str, Any]) -> Iterator[Side]:
     from kdscale.engine.stage import build_stage
 
     recipe = recipe_of(given)
-    session = connect()
+    session = connect(recipe.machine, recipe.precision)
     stage = build_stage(recipe, len(recipe.phases) - 1, session, None)
     stream = stage.stream()
     batches = stream.batches(0)

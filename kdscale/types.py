@@ -35,7 +35,7 @@ class Batch:
     extra: dict[str, Any] = field(default_factory=dict)  # a task's own tree of tensors
 
 
-@dataclass(slots=True)
+@dataclass  # without slots: ZeRO-3's hooks look into what modules return through __dict__
 class Outputs:
     """What a network says. ``taps``: 'stem', 'stage1' .. 'stageK', 'stage2.pre', 'pooled', 'tokens'."""
 

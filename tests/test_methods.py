@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kdscale.engine import checkpoint
 from kdscale.engine.folder import Folder
-from kdscale.engine.keeper import Memory, collect, restore, write_phase_file
+from kdscale.engine.keeper import Memory, collect, put_weights, restore, write_phase_file
 from kdscale.engine.meter import Meter
 from kdscale.engine.parallel import Session, connect
 from kdscale.engine.phase_file import PhaseFile
@@ -159,7 +159,8 @@ def test_a_save_gives_the_next_step_the_same_bits(
         meter, there = Meter(session), Meter(session)
         stages.run(stage, meter, 0, 2)
         path = checkpoint.write(tmp_path, stage.number, collect(stage, Memory(step=2, global_step=2), meter))
-        assert restore(fresh, checkpoint.read(path), there).step == 2
+        put_weights(fresh, save := checkpoint.read(path))
+        assert restore(fresh, save, there).step == 2
         assert stages.run(fresh, there, 2, 1) == stages.run(stage, meter, 2, 1)
         expected, continued = (collect(s, Memory(), m) for s, m in ((stage, meter), (fresh, there)))
         assert continued.facts == expected.facts

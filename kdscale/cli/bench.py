@@ -32,7 +32,7 @@ def step(
 
     from ..engine.parallel import connect
 
-    session = connect()
+    session = connect(value.machine, value.precision)
     try:
         for line in compare(value, session, pairs):
             typer.echo(line)

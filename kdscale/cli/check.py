@@ -17,7 +17,7 @@ def run(recipe: RecipeWord, assignments: Assignments = None) -> None:
     from ..engine.check import check
     from ..engine.parallel import connect
 
-    session = connect()
+    session = connect(value.machine, value.precision)
     try:
         check(value, session, typer.echo if session.main else lambda text: None)
     finally:

@@ -10,7 +10,23 @@ import typer
 
 from .. import __version__
 from ..errors import KdscaleError
-from . import bench, check, data, evaluate, export, publish, quickstart, results, show, sweep, train
+from . import (
+    bench,
+    check,
+    checkpoints,
+    data,
+    evaluate,
+    export,
+    parity,
+    plan,
+    publish,
+    quickstart,
+    results,
+    show,
+    sweep,
+    teach,
+    train,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,10 +43,14 @@ app.command("evaluate", help=evaluate.HELP)(evaluate.run)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.command("show", help=show.HELP)(show.run)
+app.command("checkpoints", help=checkpoints.HELP)(checkpoints.run)
+app.command("plan", help=plan.HELP)(plan.run)
 app.command("export", help=export.HELP)(export.run)
 app.command("publish", help=publish.HELP)(publish.run)
 app.command("sweep", help=sweep.HELP)(sweep.run)
 app.command("results", help=results.HELP)(results.run)
+app.command("teach", help=teach.HELP)(teach.run)
+app.command("parity", help=parity.HELP)(parity.run)
 app.command("quickstart", help=quickstart.HELP)(quickstart.run)
 
 
@@ -42,7 +62,8 @@ def version(show_version: bool = typer.Option(False, "--version", help="Print th
 
 
 def main() -> None:
-    """Exit codes: 0 done, 75 stopped and saved, 70 fault, 71 out of memory, 64 input that cannot be used, 130 interrupted."""
+    """Exit codes: 0 done, 75 stopped and saved, 76 stopped at once, 70 fault, 71 out of memory, 72 a rank hung, 64 input that
+    cannot be used, 130 interrupted."""
     try:
         code = app(prog_name="kdscale", standalone_mode=False)
     except KdscaleError as error:

@@ -13,7 +13,8 @@ import typer
 from .arguments import Assignments, quiet_libraries, recipe_of, register_methods
 
 if TYPE_CHECKING:
-    from ..recipe import FromPhase, Model, Recipe
+    from ..recipe import Recipe
+    from ..recipe.networks import Source
 
 HELP = """Show recipes, methods, or one of them.
 
@@ -91,7 +92,7 @@ def _networks(recipe: Recipe) -> str:
     """Who plays the roles that the methods ask for, at last. Teachers that are the first one from other seeds are counted."""
     from ..recipe import FromPhase
 
-    sources: dict[str, Model | FromPhase] = {}
+    sources: dict[str, Source] = {}
     for phase in recipe.phases:
         needs, played = phase.method.needs(), {**recipe.networks, **phase.networks}
         asked = (*needs.trained, *needs.frozen, *needs.drawn)

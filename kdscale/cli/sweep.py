@@ -10,7 +10,7 @@ import typer
 
 from .arguments import quiet_libraries, register_methods
 
-HELP = """Train several recipes, or one over a grid of settings.
+HELP = """Train several recipes, or one over a grid.
 
 kdscale sweep cifar100/wrn_40_2_wrn_16_2:kd cifar100/wrn_40_2_wrn_16_2:shake --grid seed=0,1,2 --out runs/wrn
 

@@ -29,7 +29,7 @@ def run(
     from ..engine.run import train
     from .terminal import reporters
 
-    session = connect()
+    session = connect(value.machine, value.precision)
     try:
         code = train(value, out, session, reporters, overwrite=overwrite)
     finally:

@@ -21,13 +21,17 @@ T = TypeVar("T")
 
 @contextmanager
 def without_main() -> Iterator[None]:
-    """Processes that are started in this block do not import the parent's main module."""
-    main = sys.modules["__main__"]
+    """Processes that are started in this block do not import the parent's main module, and are deaf to SIGUSR1.
+
+    A scheduler sends it to every process of a job, and it would kill them; what is blocked stays so in all descendants.
+    """
+    main, deaf_to = sys.modules["__main__"], signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
         yield
     finally:
         sys.modules["__main__"] = main
+        signal.pthread_sigmask(signal.SIG_SETMASK, deaf_to)
 
 
 @contextmanager

@@ -28,8 +28,13 @@ class LocalStore:
 
     def read(self, shard: Path, offset: int, size: int) -> bytearray:
         data = bytearray(size)
-        got = os.preadv(self._handle(shard), [data], offset)
+        try:
+            got = os.preadv(self._handle(shard), [data], offset)
+        except OSError as error:  # a server that lost the file, a disk that fails
+            self._forget(shard)
+            raise DataError(f"shard {shard} cannot be read ({error.strerror}); restore it") from None
         if got != size:
+            self._forget(shard)
             raise DataError(f"read {got} of {size} bytes of {shard} at {offset}: the shard is truncated; restore it")
         return data
 
@@ -40,6 +45,11 @@ class LocalStore:
     def close(self) -> None:
         while self._handles:
             os.close(self._handles.popitem()[1])
+
+    def _forget(self, shard: Path) -> None:
+        """What is put back is another file: it is opened anew."""
+        if shard in self._handles:
+            os.close(self._handles.pop(shard))
 
     def _handle(self, shard: Path) -> int:
         handle = self._handles.pop(shard, None)

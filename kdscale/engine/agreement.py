@@ -27,7 +27,7 @@ class Verdict:
     """Whether a step was bad, on its way to the host; ``index``: the sample numbers of its micro-batches."""
 
     step: int
-    flag: Tensor
+    flag: Tensor  # bool: of this rank's own loss first, and of the norm, which is the same on every rank
     index: list[Tensor]
     event: torch.cuda.Event | None
 
@@ -37,7 +37,11 @@ class Verdict:
     def bad(self) -> bool:
         if self.event is not None:
             self.event.synchronize()
-        return bool(self.flag)
+        return bool(self.flag.any())
+
+    def own(self) -> bool:
+        """Whether it was this rank's loss, of a step that is bad."""
+        return bool(self.flag.view(-1)[0])
 
 
 class Agreement:
@@ -58,8 +62,8 @@ class Agreement:
         return next(s for s in self.session.all_of(self.signals.asked) if s) if stop else None
 
     def judge(self, step: int, batches: list[Batch], total: Tensor, norm: Tensor | None) -> None:
-        """Notes the verdict on a step, before its weights move. One rank on the CPU reads it at once."""
-        flag = ~total.isfinite() if norm is None else ~(total.isfinite() & norm.isfinite())
+        """Notes the verdict on a step. One rank on the CPU reads it at once."""
+        flag = ~torch.stack([total.isfinite(), *([] if norm is None else [norm.isfinite()])])
         event = None
         if flag.is_cuda:
             flag = flag.to("cpu", non_blocking=True)
@@ -96,12 +100,17 @@ class Agreement:
     def _stop(self, mine: Verdict | None, again: str = "") -> None:
         if mine is None:
             mine = self._read(wait=True)
-        told = self.session.all_of(None if mine is None else (mine.step, [int(i) for t in mine.index for i in t.tolist()]))
+        told = self.session.all_of(
+            None if mine is None else (mine.step, [int(i) for t in mine.index for i in t.tolist()], mine.own())
+        )
         step = min(word[0] for word in told if word)
-        indices = sorted(i for word in told if word and word[0] == step for i in word[1])
+        words = {rank: word for rank, word in enumerate(told) if word and word[0] == step}
+        own = {rank: word for rank, word in words.items() if word[2]} or words  # where none is: a gradient that is not finite
+        indices = sorted(i for word in own.values() for i in word[1])
         shown = ", ".join(map(str, indices[:16])) + (f" and {len(indices) - 16} more" if len(indices) > 16 else "")
+        whose = f" of rank {', '.join(map(str, own))}" if len(own) < len(told) else ""
         cure = "" if again else ", or go on with nonfinite=skip"
         raise NonFinite(
-            f"the loss is not finite at step {step} of phase {self.phase!r}{again} (samples {shown}); the last save is kept:"
+            f"the loss{whose} is not finite at step {step} of phase {self.phase!r}{again} (samples {shown}); the last save is kept:"
             f" lower the learning rate or set optimizer.clip{cure}"
         )

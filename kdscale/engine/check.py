@@ -97,9 +97,7 @@ def timed_step(stage: Stage) -> tuple[float, float]:
                 taught = stage.teach(batch, progress)
                 losses = stage.wrapped.accumulate(batch, taught, 1 / len(micro), number == len(micro) - 1)
                 meter.add(losses)
-            stage.wrapped.clip(stage.phase.optimizer.clip)
-            stage.wrapped.step()
-            stage.wrapped.zero_grad()
+            stage.wrapped.update(stage.phase.optimizer.clip)
             stage.distiller.after_step(progress)  # type: ignore[operator]
         _wait(stage)
         seconds = time.perf_counter() - began

@@ -5,16 +5,18 @@
                               buffers.safetensors     buffer/<name>, in their own type
                               statistics.safetensors  BatchNorm statistics of each rank (several ranks only)
 
+A part above FILE_LIMIT is several files, trained-00000-of-00004.safetensors and so on, its tensors cut by rows (format 2).
 Names are those of the unwrapped module. There is no generator state: steps derive what they draw.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,12 @@ from torch import Tensor
 from ..data.files import flush_folder
 from ..errors import RunError
 from .files import sha256, write_json, write_tensors
+from .slices import cut, joined, places, taken
 
-FORMAT = 1
+FORMATS = (1, 2)  # 2: tensors cut by rows; a save without them is still written as 1
+PARTS = ("trained", "buffers", "statistics")
+FILE_LIMIT = 2**30  # bytes of a part in one file
+UNFINISHED, LEAVING, FORMER = ".tmp-", ".del-", ".old-"  # before the name of a save that is being written, removed, replaced
 
 
 @dataclass
@@ -44,20 +50,18 @@ def write(folder: Path, step: int, save: Save) -> Path:
     """Commits a save of global step ``step``; the rename is the commit. Raises OSError and leaves the older saves alone."""
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / name_of(step)
-    aside = folder / f".tmp-{final.name}-{uuid.uuid4().hex[:8]}"
+    aside = _aside(UNFINISHED, final)
     aside.mkdir()
     try:
         files: dict[str, Any] = {}
-        for name in ("trained", "buffers", "statistics"):
-            tensors = getattr(save, name)
+        rows: dict[str, Any] = {}
+        for part in PARTS:
+            tensors = getattr(save, part)
             if tensors:
-                path = aside / f"{name}.safetensors"
-                write_tensors(path, tensors)
-                files[path.name] = {"size": path.stat().st_size, "sha256": sha256(path), "tensors": len(tensors)}
-        write_json(aside / "save.json", {"format": FORMAT, **save.facts, "files": files})
-        if final.exists():
-            _remove(final)
-        os.rename(aside, final)
+                _write_part(aside, part, tensors, files, rows)
+        facts = {"format": 2 if rows else 1, **save.facts, "files": files} | ({"rows": rows} if rows else {})
+        write_json(aside / "save.json", {**facts, "sha256": seal(facts)})
+        _commit(aside, final)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -65,18 +69,56 @@ def write(folder: Path, step: int, save: Save) -> Path:
     return final
 
 
+def _commit(aside: Path, final: Path) -> None:
+    """A save that has the name already (a step may be saved twice) goes after the new one stands; :func:`sweep` undoes a half."""
+    former = _aside(FORMER, final)
+    if final.exists():
+        os.rename(final, former)
+    os.rename(aside, final)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _aside(head: str, save: Path) -> Path:
+    return save.with_name(f"{head}{save.name}-{uuid.uuid4().hex[:8]}")
+
+
+def _write_part(aside: Path, part: str, tensors: dict[str, Tensor], files: dict[str, Any], rows: dict[str, Any]) -> None:
+    """Writes a part and notes its files, and where it needs several, which rows lie in which."""
+    held = cut(tensors, FILE_LIMIT)
+    names = [f"{part}-{n:05d}-of-{len(held):05d}" if len(held) > 1 else part for n in range(len(held))]
+    for name, content in zip(names, held, strict=True):
+        path = aside / f"{name}.safetensors"
+        write_tensors(path, {tensor: taken(tensors[tensor], rows) for tensor, rows in content.items()})
+        files[path.name] = {"size": path.stat().st_size, "sha256": sha256(path), "tensors": len(content)}
+    if len(held) > 1:
+        rows[part] = places(tensors, {f"{name}.safetensors": content for name, content in zip(names, held, strict=True)})
+
+
+def seal(facts: dict[str, Any]) -> str:
+    """sha256 of all that a save.json says besides it."""
+    return hashlib.sha256(json.dumps({k: v for k, v in facts.items() if k != "sha256"}).encode()).hexdigest()
+
+
 def read(path: Path) -> Save:
     """Raises RunError naming the file that is missing, short or changed."""
-    facts = read_facts(path)
-    for name, described in facts["files"].items():
-        _verify(path / name, described)
-    parts: dict[str, dict[str, Tensor]] = {"trained": {}, "buffers": {}, "statistics": {}}
-    for name in facts["files"]:
+    facts = verify(path)
+    parts = {
+        part: joined(_contents(path, [f for f in facts["files"] if part_of(f) == part]), facts.get("rows", {}).get(part, {}))
+        for part in PARTS
+    }
+    return Save(facts, **parts)
+
+
+def _contents(path: Path, files: list[str]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    for name in files:
         try:
-            parts[name.partition(".")[0]] = load_file(path / name)
+            yield name, load_file(path / name)
         except SafetensorError as error:
             raise RunError(f"{path / name} cannot be read: {error}") from None
-    return Save(facts, **parts)
+
+
+def part_of(file: str) -> str:
+    return file.removesuffix(".safetensors").partition("-")[0]
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -86,18 +128,29 @@ def read_facts(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} has no save.json: it is not a complete save") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path / 'save.json'} is damaged: {error}") from None
-    if facts.get("format") != FORMAT:
-        raise RunError(f"{path} has format {facts.get('format')!r}; this version reads {FORMAT}")
+    if facts.get("format") not in FORMATS:
+        raise RunError(f"{path} has format {facts.get('format')!r}; this version reads {' and '.join(map(str, FORMATS))}")
+    told = facts.get("sha256")  # saves of older versions have none
+    if told is not None and told != seal(facts):
+        raise RunError(f"{path / 'save.json'} does not hold what was saved (sha256 differs)")
     return facts
 
 
-def _verify(path: Path, described: dict[str, Any]) -> None:
+def verify(path: Path, content: bool = True) -> dict[str, Any]:
+    """The facts of a whole save. Raises RunError naming the file that is missing, short or (``content``) changed."""
+    facts = read_facts(path)
+    for name, described in facts["files"].items():
+        _verify(path / name, described, content)
+    return facts
+
+
+def _verify(path: Path, described: dict[str, Any], content: bool) -> None:
     if not path.exists():
         raise RunError(f"{path} is missing from its save")
     size = path.stat().st_size
     if size != described["size"]:
         raise RunError(f"{path} is {size} bytes and was saved with {described['size']}: it is truncated")
-    if sha256(path) != described["sha256"]:
+    if content and sha256(path) != described["sha256"]:
         raise RunError(f"{path} does not hold what was saved (sha256 differs)")
 
 
@@ -111,8 +164,7 @@ def newest(folder: Path, warn: Callable[[str], None], family: str | None = None,
             if family is not None and facts.get("family") != family:
                 warn(f"{path} is a save of another recipe and is left alone")
                 continue
-            for name, described in facts["files"].items():
-                _verify(path / name, described)
+            verify(path)
         except RunError as error:
             warn(f"{error}; going back to the save before it")
             damaged.append(path)
@@ -128,6 +180,11 @@ def all_saves(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*") if p.is_dir()) if folder.is_dir() else []
 
 
+def unfinished(folder: Path) -> list[Path]:
+    """Folders of saves that are being written, removed or replaced, or were when their process died."""
+    return sorted(p for head in (UNFINISHED, LEAVING, FORMER) for p in folder.glob(f"{head}*"))
+
+
 def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
@@ -137,9 +194,12 @@ def step_of(path: Path) -> int:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what a killed process left half-written. Only under the run's lock."""
-    if folder.is_dir():
-        for path in (*folder.glob(".tmp-*"), *folder.glob(".del-*")):
+    """Removes what a killed process left half-written, and takes back what it had not yet replaced. Only under the run's lock."""
+    for path in unfinished(folder):
+        save = path.with_name(path.name[len(FORMER) :].rpartition("-")[0])
+        if path.name.startswith(FORMER) and not save.exists():
+            os.rename(path, save)
+        else:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -152,6 +212,6 @@ def keep(folder: Path, newest_count: int, kept: set[int], at: int) -> None:
 
 def _remove(path: Path) -> None:
     """Renamed first: no half-deleted save has a good name."""
-    aside = path.with_name(f".del-{path.name}-{uuid.uuid4().hex[:8]}")
+    aside = _aside(LEAVING, path)
     os.rename(path, aside)
     shutil.rmtree(aside, ignore_errors=True)

@@ -11,7 +11,7 @@ from torch import nn
 from ..data import Plan, check_batch, open_split
 from ..errors import DataError, NetworkError
 from ..networks import FrozenNetwork, Network
-from ..recipe import Data, Model, Phase, Recipe, resolve
+from ..recipe import Data, FromPhase, Phase, Recipe, Stored, resolve
 from ..recipe.method import kind_of
 from ..recipe.optim import Cosine, MultiStep, Optimizer, Plateau, Schedule
 from ..recipe.resolve import digest, phase_data
@@ -20,6 +20,7 @@ from ..tasks import task_of
 from ..types import Context, DatasetInfo, World
 from .schedule import TRAINING
 from .stage import build_source, fresh_network, phase_plan
+from .stored import Present
 
 # Sizes of the sets that the shipped recipes name, so that a recipe can be shown where its data are not.
 PUBLISHED = {"imagenet": (1_281_167, 1000), "cifar100": (50_000, 100)}
@@ -100,11 +101,14 @@ def _networks(recipe: Recipe, number: int, info: DatasetInfo) -> Iterator[str]:
     phase = recipe.phases[number]
     needs = phase.method.needs()
     trained = needs.trained
-    built: dict[str, Network] = {}
+    built = Present(phase)
     absent: dict[str, NetworkError] = {}
     for role, source in phase.networks.items():
         if role in needs.drawn:
             yield f"  drawn   {role} ({_named(phase, role)}): its architecture alone, with fresh weights"
+            continue
+        if isinstance(source, Stored):
+            yield f"  stored  {role} ({_named(phase, role)}): its answers, in place of the network"
             continue
         try:
             built[role] = build_source(recipe, number, role, source, info, None, trained=role in trained, load=False)
@@ -129,7 +133,7 @@ def _networks(recipe: Recipe, number: int, info: DatasetInfo) -> Iterator[str]:
 
 def _named(phase: Phase, role: str) -> str:
     source = phase.networks[role]
-    return source.name if isinstance(source, Model) else f"{source.role} of phase {source.phase}, {source.at}"
+    return f"{source.role} of phase {source.phase}, {source.at}" if isinstance(source, FromPhase) else source.name
 
 
 def _parts(recipe: Recipe, phase: Phase, built: dict[str, Network], info: DatasetInfo) -> dict[str, nn.Module]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from ..networks import Network
 from ..recipe import Data
 from ..tasks import Task
 from ..types import Batch, DatasetInfo
+from .faults import Stopped, asked
 from .parallel import Session
+from .pulse import beat
 from .stage import Stage, student_of
 
 if TYPE_CHECKING:
@@ -26,15 +29,48 @@ Answer = Callable[[Batch], dict[str, Tensor]]
 
 @torch.no_grad()
 def score(answer: Answer, batches: Iterable[Batch], task: Task, info: DatasetInfo, session: Session, whole: bool) -> Scores:
-    """Scores by name of answer; the same on every rank. ``whole``: the batches must be the split, each sample once."""
+    """Scores by name of answer; the same on every rank. ``whole``: the batches must be the split, each sample once.
+
+    Raises Stopped where a signal asks any rank to stop: nothing is known then.
+    """
     metric = task.metric(info)
-
-    def count() -> None:
-        for batch in batches:
-            metric.update(answer(batch), batch)
-
-    session.together(count)
+    for batch in agreed(batches, session):
+        metric.update(answer(batch), batch)
     return metric.result(session.total, info.samples if whole else None)
+
+
+def agreed(batches: Iterable[Batch], session: Session) -> Iterator[Batch]:
+    """``batches``, as many on every rank, left by all ranks together: where one cannot be read, or a signal asks to stop.
+
+    Raises Stopped, or what the reading rank met.
+    """
+    source = iter(batches)
+    try:
+        while True:
+            beat("evaluating")
+            batch, fault = _next(source)
+            failed, stop, more = session.most_flags([fault is not None, asked() is not None, batch is not None])
+            if failed:
+                session.together(partial(_raise, fault))
+            if batch is None or not more:
+                return
+            if stop:
+                raise Stopped(next(name for name in session.all_of(asked()) if name))
+            yield batch
+    finally:
+        getattr(source, "close", lambda: None)()  # of a generator with workers
+
+
+def _next(source: Iterator[Batch]) -> tuple[Batch | None, Exception | None]:
+    try:
+        return next(source, None), None
+    except Exception as error:
+        return None, error
+
+
+def _raise(fault: Exception | None) -> None:
+    if fault is not None:
+        raise fault
 
 
 def split_batches(

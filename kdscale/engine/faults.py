@@ -1,7 +1,8 @@
 """What makes a run stop, and how every rank comes to stop after the same step.
 
-Signals only set a flag. Once a step the ranks agree on one small word (data error, stop asked, non-finite loss): no rank ever
-raises alone inside a step, so none is left waiting in a collective.
+Signals only set a flag. Once a step, and once a batch of an evaluation, the ranks agree on one small word (data error, stop
+asked, non-finite loss): no rank ever raises alone inside a step, so none is left waiting in a collective. What a rank cannot
+agree on (it was killed, it hangs, its memory is full) is told by files: see ``last_words`` and ``watchdog``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from types import FrameType, TracebackType
 
 from ..errors import KdscaleError
 
-DONE, USAGE, FAULT, MEMORY, STOPPED, ABANDONED = 0, 64, 70, 71, 75, 76
+DONE, USAGE, FAULT, MEMORY, HANG, STOPPED, ABANDONED = 0, 64, 70, 71, 72, 75, 76
 
 
 class Stopped(Exception):
@@ -29,6 +30,12 @@ class NonFinite(KdscaleError):
     code = FAULT
 
 
+class Drifted(KdscaleError):
+    """The ranks hold different weights."""
+
+    code = FAULT
+
+
 class SaveFailed(KdscaleError):
     code = FAULT
 
@@ -37,22 +44,38 @@ class OutOfMemory(KdscaleError):
     code = MEMORY
 
 
-class Signals:
-    """While it lasts, SIGTERM and Ctrl-C ask for a stop at the end of the step; a second one within 5 s ends at once (76)."""
+class RankLost(KdscaleError):
+    """Another rank has ended; its own code and words where it left any."""
 
-    ASKING = (signal.SIGTERM, signal.SIGINT)
+    def __init__(self, text: str, code: int = FAULT) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Signals:
+    """While it lasts, SIGTERM, SIGUSR1 and Ctrl-C ask for a stop at the end of the step; a second one within 5 s ends at once (76).
+
+    Schedulers announce the end of a job by either of the first two.
+    """
+
+    ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
     def __init__(self) -> None:
         self.asked: str | None = None
+        self.abandon: Callable[[str], None] = lambda name: None  # what there is to do before a second signal ends the process
         self._at = 0.0
         self._former: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def __enter__(self) -> Signals:
+        global _here
+        _here = self
         for number in self.ASKING:
             self._former[number] = signal.signal(number, self._seen)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        global _here
+        _here = None
         for number, former in self._former.items():
             signal.signal(number, former)
 
@@ -60,6 +83,17 @@ class Signals:
         # A terminal's Ctrl-C reaches a rank twice, from the terminal and from its launcher: within half a second it is one.
         since = time.monotonic() - self._at
         if self.asked and 0.5 < since < 5.0:
-            os._exit(ABANDONED)
+            try:
+                self.abandon(signal.Signals(number).name)
+            finally:
+                os._exit(ABANDONED)
         self.asked = signal.Signals(number).name
         self._at = time.monotonic()
+
+
+_here: Signals | None = None  # a process has one set of handlers
+
+
+def asked() -> str | None:
+    """The signal by which this process was asked to stop, if any."""
+    return None if _here is None else _here.asked

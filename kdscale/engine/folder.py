@@ -27,9 +27,10 @@ from ..recipe.resolve import differences, digest, without_news
 from ..recipe.resolve import identity as identity_of
 from . import checkpoint
 from .files import write_json, write_text
-from .lock import Lock
+from .lock import Lock, slurm
 
-OURS = {"recipe.json", "environment.json", "starts.jsonl", "metrics.jsonl", "log.txt", "verdict.json", "lock", "identity.json"}
+OURS = {"recipe.json", "environment.json", "starts.jsonl", "metrics.jsonl", "log.txt", "verdict.json", "lock", "identity.json", "parallel.json"}
+OF_RANKS = ("fault-*.json", "stacks-*.txt")
 FOLDERS = {"checkpoints", "phases", "export", "best", "tracking"}
 SHARDS = "shards"  # data that a run may lie beside; never removed
 LENGTHS = ("epochs", "steps")
@@ -78,11 +79,13 @@ class Folder:
     def _sweep(self) -> None:
         """Removes what killed processes left half-written. Under the lock."""
         checkpoint.sweep(self.checkpoints)
-        for path in (*self.path.glob(f"*{TEMPORARY}*"), *self.path.glob(f"phases/*/*{TEMPORARY}*"), *self.path.glob(".best-*")):
+        left = (f"*{TEMPORARY}*", f"phases/*/*{TEMPORARY}*", ".best-*", "fault-*.json")
+        for path in (found for pattern in left for found in self.path.glob(pattern)):
             path.unlink(missing_ok=True)
 
     def _refuse_foreign(self) -> None:
         present = {p.name for p in self.path.iterdir() if not p.name.startswith(".") and TEMPORARY not in p.name}
+        present -= {p.name for pattern in OF_RANKS for p in self.path.glob(pattern)}
         foreign = present - OURS - FOLDERS - {SHARDS}
         if foreign and not (self.path / "recipe.json").exists():
             raise RunError(
@@ -99,7 +102,8 @@ class Folder:
                 place.unlink()
             elif place.exists():
                 shutil.rmtree(place)
-        for name in (*sorted(OURS - {"lock", "identity.json"}), "identity.json"):
+        of_ranks = [path.name for pattern in OF_RANKS for path in self.path.glob(pattern)]
+        for name in (*of_ranks, *sorted(OURS - {"lock", "identity.json"}), "identity.json"):
             (self.path / name).unlink(missing_ok=True)
 
     def _before(self) -> dict[str, Any] | None:
@@ -143,7 +147,9 @@ class Folder:
         write_json(self.path / "environment.json", facts)
         with (self.path / "starts.jsonl").open("a") as file:
             file.write(
-                json.dumps({"time": time.time(), "identity": identity, "command": facts["command"], "host": facts["host"]})
+                json.dumps(
+                    {"time": time.time(), "identity": identity, "command": facts["command"], "host": facts["host"]} | slurm()
+                )
                 + "\n"
             )
 

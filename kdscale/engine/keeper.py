@@ -32,6 +32,7 @@ class Memory:
     kept: list[int] = field(default_factory=list)  # global steps of saves that stay for good
     skipped: int = 0  # steps skipped for a non-finite loss
     seconds: float = 0.0  # of training, over all starts
+    owed: float | None = None  # rate of the last step, where the run was left before what is due after it was done
 
 
 def statistic_names(module: nn.Module) -> list[str]:
@@ -76,15 +77,14 @@ class averaged_statistics:
 
 
 def collect(stage: Stage, memory: Memory, meter: Meter) -> Save:
-    """Everything of a stage after its last step, on the CPU. A collective."""
-    module = stage.distiller
-    parameters = dict(module.named_parameters())
+    """Everything of a stage after its last step, whole and on the CPU. Every rank calls it."""
+    weights = stage.wrapped.weights()
     moments, numbers = stage.wrapped.optimizer_state()
     with averaged_statistics(stage) as rows:
-        buffers = {f"buffer/{n}": b.detach().cpu().clone() for n, b in module.state_dict().items() if n not in parameters}
-    trained = {f"param/{name}": p.detach().cpu() for name, p in parameters.items()} | moments
+        buffers = {f"buffer/{name}": b for name, b in buffers_of(stage.distiller).items()}
+    trained = {f"param/{name}": p for name, p in weights.items()} | moments
     if stage.ema:
-        trained |= {f"ema/{name}": average.cpu() for name, average in stage.ema.average.items()}
+        trained |= {f"ema/{name}": average for name, average in stage.ema.whole().items()}
     facts = {
         "phase": stage.number,
         "phase_name": stage.phase.name,
@@ -92,18 +92,42 @@ def collect(stage: Stage, memory: Memory, meter: Meter) -> Save:
         "sums": meter.state(),
         "optimizer": numbers,
         "ema_updates": stage.ema.updates if stage.ema else 0,
-        "world": {"ranks": stage.session.size, "accumulate": stage.recipe.machine.accumulate},
+        "world": {
+            "ranks": stage.session.size,
+            "accumulate": stage.recipe.machine.accumulate,
+            "parallel": stage.session.parallel,
+        },
     }
-    return Save(facts, trained, buffers, {} if rows is None else {"ranks": rows.cpu()})
+    return Save(facts, apart(stage, trained), buffers, {} if rows is None else {"ranks": rows.cpu()})
 
 
-def restore(stage: Stage, save: Save, meter: Meter) -> Memory:
-    """Puts a save back into a fresh stage of the same phase; any number of ranks."""
+def apart(stage: Stage, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in place of live tensors, which a back-end may give where one rank holds the whole: they are written while
+    training goes on."""
+    parts = (*map(stage.wrapped.part, stage.distiller.parameters()), *(stage.ema.average.values() if stage.ema else ()))
+    live = {part.untyped_storage().data_ptr() for part in parts}
+    return {name: t.clone() if t.untyped_storage().data_ptr() in live else t for name, t in tensors.items()}
+
+
+def buffers_of(module: nn.Module) -> dict[str, Tensor]:
+    """Copies, on the CPU, of what a state holds besides parameters."""
+    state = module.state_dict(keep_vars=True)
+    return {name: t.detach().cpu().clone() for name, t in state.items() if not isinstance(t, nn.Parameter)}
+
+
+def put_weights(stage: Stage, save: Save) -> None:
+    """Parameters and buffers of a save, into a fresh stage that is not wrapped yet: back-ends start from what they find."""
     module = stage.distiller
     state = {name.partition("/")[2]: t for name, t in (*_with(save.trained, "param"), *_with(save.buffers, "buffer"))}
     missing, unexpected = module.load_state_dict(state, strict=False)
+    second = {name for name, p in module.named_parameters(remove_duplicate=False)} - dict(module.named_parameters()).keys()
+    missing = [name for name in missing if name not in second]
     if missing or unexpected:
         raise RunError(f"the save does not fit phase {stage.phase.name!r}: missing {missing[:3]}, unexpected {unexpected[:3]}")
+
+
+def restore(stage: Stage, save: Save, meter: Meter) -> Memory:
+    """What a save holds besides weights, after :func:`put_weights`; any number of ranks, any back-end."""
     rows = save.statistics.get("ranks")
     if rows is not None and len(rows) == stage.session.size:
         set_statistics(stage, rows[stage.session.rank].to(stage.session.device))
@@ -124,10 +148,11 @@ def _with(tensors: dict[str, Tensor], head: str) -> list[tuple[str, Tensor]]:
 
 def write_phase_file(stage: Stage, folder: Folder, name: str, memory: Memory) -> None:
     """``phases/NN-name/<name>.safetensors``: all weights of the distiller, which of them are whose, and the EMA. A collective."""
+    tensors = stage.wrapped.weights()
     with averaged_statistics(stage):
-        tensors = {n: t.detach().cpu().clone() for n, t in stage.distiller.state_dict().items()}
+        tensors |= buffers_of(stage.distiller)
     if stage.ema:
-        tensors |= {f"ema/{n}": t.cpu() for n, t in stage.ema.average.items()}
+        tensors |= {f"ema/{n}": t for n, t in stage.ema.whole().items()}
     metadata = {"roles": json.dumps(role_prefixes(stage)), "step": str(memory.step), "phase": stage.phase.name, "format": "pt"}
 
     def write() -> None:

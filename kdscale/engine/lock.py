@@ -81,7 +81,8 @@ class Lock:
             time.sleep(0.05)
         elif holder is not None and _alive(holder, age):
             raise RunError(
-                f"{self.path.parent} is in use by process {holder['pid']} on {holder['host']}: stop it, or choose another --out"
+                f"{self.path.parent} is in use by process {holder['pid']} on {holder['host']}{_of_job(holder)}: stop it, or choose"
+                " another --out"
             )
         else:
             self._remove(found)
@@ -146,24 +147,37 @@ def _read(content: bytes) -> dict[str, Any] | None:
 def _alive(holder: dict[str, Any], age: float) -> bool:
     me = _me()
     if holder["host"] == me["host"] and holder.get("started") is not None:
-        return bool(_started(holder["pid"]) == holder["started"])
+        return bool(started(holder["pid"]) == holder["started"])
     if me["job"] is not None and holder.get("job") == me["job"] and holder.get("restart", 0) < me["restart"]:
         return False  # Slurm starts a job again only after its processes have ended
     return abs(age) < STALE
 
 
 def _me() -> dict[str, Any]:
-    pid, restart = os.getpid(), os.environ.get("SLURM_RESTART_COUNT", "")
+    pid, job = os.getpid(), slurm()
     return {
         "host": socket.gethostname(),
         "pid": pid,
-        "started": _started(pid),
-        "job": os.environ.get("SLURM_JOB_ID"),
-        "restart": int(restart) if restart.isdecimal() else 0,  # not set before the first restart
+        "started": started(pid),
+        "job": job.get("job"),
+        "restart": job.get("restarts", 0),
     }
 
 
-def _started(pid: int) -> str | None:
+def _of_job(holder: dict[str, Any]) -> str:
+    return f" (Slurm job {holder['job']})" if holder.get("job") else ""
+
+
+def slurm() -> dict[str, Any]:
+    """The job, its restarts so far and its nodes, in a Slurm job; nothing elsewhere."""
+    job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "")
+    if job is None:
+        return {}
+    count = int(restarts) if restarts.isdecimal() else 0  # not set before the first restart
+    return {"job": job, "restarts": count, "nodes": os.environ.get("SLURM_JOB_NODELIST")}
+
+
+def started(pid: int) -> str | None:
     """When a process of this machine started, in the kernel's ticks: tells a process from a later one with its number."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -15,8 +15,10 @@ from .agreement import Agreement
 from .faults import Signals, Stopped
 from .keeper import Memory
 from .meter import Meter, Sums
+from .pulse import beat
 from .reporter import Reporter
 from .stage import Stage
+from .unity import require_unity
 from .upkeep import Upkeep
 
 
@@ -34,13 +36,14 @@ class Loop:
         self.agreement = Agreement(self.stage.session, self.signals, self.stage.phase.name)
 
     def run(self) -> None:
-        """Raises Stopped after saving when a stop was asked for, NonFinite, or the DataError of whichever rank had one."""
+        """Raises Stopped after saving when a stop was asked for, NonFinite, or, after saving, the DataError of whichever rank had one."""
         stage = self.stage
         stage.distiller.train()
         stream = stage.stream()
         try:
             batches = stream.batches(self.memory.step)
             self.meter.since = time.perf_counter()
+            self._make_up()
             while not self.upkeep.over:
                 self.step(self.memory.step, batches)
         finally:
@@ -51,10 +54,11 @@ class Loop:
     def step(self, step: int, batches: Iterator[Batch]) -> None:
         """One optimizer step, and what is due after it."""
         stage, started = self.stage, time.perf_counter()
+        beat("reading", phase=stage.phase.name, step=step, global_step=self.memory.global_step)
         micro, fault = self._fetch(batches)
-        signal = self.agreement.before(fault)
-        if signal is not None and step > 0:
-            self._leave(signal)
+        beat("agreeing")
+        self._agree(fault)
+        beat("computing")
         progress = stage.progress(step)
         rate = stage.begin_step(progress, self.upkeep.plateau_history())
         total = torch.zeros((), device=stage.session.device, dtype=torch.float64)
@@ -80,10 +84,33 @@ class Loop:
         self.meter.waited += time.perf_counter() - started
         return micro, None
 
-    def _leave(self, signal: str) -> None:
-        self.agreement.settle()
-        self.upkeep.save_or_fail()
-        raise Stopped(signal)
+    def _agree(self, fault: DataError | None) -> None:
+        """Whether all ranks go on. Where a signal or data forbid it the weights are good and are saved first."""
+        try:
+            signal = self.agreement.before(fault)
+            if signal is not None:
+                raise Stopped(signal)
+        except (Stopped, DataError):
+            if self.memory.step > 0:  # before that the end of the phase before is the save
+                self.agreement.settle()
+                self.upkeep.save_or_fail()
+            raise
+
+    def _maintain(self, rate: float) -> None:
+        """What is due after the last step. An evaluation that a signal or data cut short is owed, and made up after a resume."""
+        beat("between steps", step=self.memory.step, global_step=self.memory.global_step)
+        try:
+            self.upkeep.run(self.memory.step - 1, rate)
+        except (Stopped, DataError):
+            self.memory.owed = rate
+            self.upkeep.save_or_fail()
+            raise
+
+    def _make_up(self) -> None:
+        rate, self.memory.owed = self.memory.owed, None
+        if rate is not None:
+            self.upkeep.last_save = None  # it knows of no evaluation: where one is due it is written again
+            self._maintain(rate)
 
     def _before(self) -> tuple[list[Tensor], Sums]:
         """Where a step may be skipped: its forward must leave no trace in running statistics and means either."""
@@ -91,19 +118,15 @@ class Loop:
 
     def _update(self, step: int, micro: list[Batch], total: Tensor, before: tuple[list[Tensor], Sums] | None) -> bool:
         """Clips and moves the weights. False when the step is skipped for a gradient that is not finite."""
-        wrapped, clip = self.stage.wrapped, self.stage.phase.optimizer.clip
-        norm = wrapped.clip(clip) if clip is not None or before is not None else None
+        norm = self.stage.wrapped.update(self.stage.phase.optimizer.clip, careful=before is not None)
         if before is None:
             self.agreement.judge(step, micro, total, norm)
         elif norm is not None and self.agreement.skips(step, micro, norm):
             self._undo(step, *before)
             return False
-        wrapped.step()
-        wrapped.zero_grad()
         return True
 
     def _undo(self, step: int, buffers: list[Tensor], sums: Sums) -> None:
-        self.stage.wrapped.zero_grad()
         for buffer, kept in zip(self.stage.distiller.buffers(), buffers, strict=True):
             buffer.copy_(kept)
         self.meter.forget(sums)
@@ -115,6 +138,8 @@ class Loop:
         stage, memory, upkeep = self.stage, self.memory, self.upkeep
         memory.step, memory.global_step = step + 1, memory.global_step + 1
         size, last = stage.plan.size(step), step + 1 == stage.plan.total_steps
+        if step == 0:
+            require_unity(stage, step)
         self.meter.images += size
         memory.seconds += time.perf_counter() - started
         self.reporter.advance(memory.step, size)
@@ -123,5 +148,5 @@ class Loop:
             upkeep.log(rate)
         if upkeep.due(step):
             self.agreement.settle()
-            upkeep.run(step, rate)
+            self._maintain(rate)
             self.meter.since += upkeep.seconds  # not the steps' own time

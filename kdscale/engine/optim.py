@@ -85,6 +85,7 @@ def _timm_optimizer(groups: list[dict[str, Any]], value: Timm) -> torch.optim.Op
     return made
 
 
-def set_rates(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], rate: float) -> None:
-    for group, described in zip(optimizer.param_groups, groups, strict=True):
+def set_rates(param_groups: list[dict[str, Any]], groups: list[dict[str, Any]], rate: float) -> None:
+    """Writes ``rate`` into an optimizer's own groups, each by its part's factor."""
+    for group, described in zip(param_groups, groups, strict=True):
         group["lr"] = rate * described["scale"]

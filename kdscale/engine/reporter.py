@@ -122,16 +122,18 @@ def strict(plain: Any) -> Any:
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
-def cut_back(path: Path, step: int, phases: Sequence[str] | None = None) -> None:
+def cut_back(path: Path, step: int, phases: Sequence[str] | None = None, owed: bool = False) -> None:
     """Drops the lines of ``metrics.jsonl`` after global step ``step``, those of other phases than ``phases`` (a later phase tells
-    of its teachers before its first step), and a last line that a killed process left half-written."""
+    of its teachers before its first step), and a last line that a killed process left half-written. ``owed``: the evaluation
+    after that step is still to come."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text().splitlines():
         try:
             told = json.loads(line)
-            if told["global_step"] <= step and (phases is None or told["phase"] in phases):
+            late = told["global_step"] > step or (owed and told["global_step"] == step and told["event"] == "evaluation")
+            if not late and (phases is None or told["phase"] in phases):
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError):
             continue

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import traceback
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,15 +17,16 @@ import torch
 from .. import __version__
 from ..errors import KdscaleError, RecipeError, RunError
 from ..networks import default_floor, preflight, weights_files
-from ..recipe import FromPhase, Model, Plateau, Recipe, resolve, to_plain
+from ..recipe import Model, Plateau, Recipe, Stored, resolve, to_plain
 from ..recipe.paths import nearest
 from ..recipe.resolve import digest, identity, phase_data
 from . import checkpoint, faults
 from .evaluation import evaluate_frozen
 from .faults import Signals, Stopped
-from .files import sha256
+from .files import sha256, write_json
 from .folder import Folder
-from .keeper import Memory, restore
+from .keeper import Memory, put_weights, restore
+from .last_words import LastWords, told
 from .loop import Loop
 from .meter import Meter
 from .parallel import Session
@@ -31,7 +34,9 @@ from .phase_file import PhaseFile
 from .reporter import Journal, Reporter, Several, Silent, cut_back
 from .schedule import TRAINING, over
 from .stage import Stage, build_stage, open_data
+from .stored import identity_of
 from .upkeep import Upkeep
+from .watchdog import CLOSING, Watchdog, end_within
 
 ReporterFactory = Callable[[Recipe, Path], list[Reporter]]
 
@@ -42,6 +47,8 @@ def train(recipe: Recipe, out: Path, session: Session, reporters: ReporterFactor
     A folder that holds this recipe's run is continued at its last complete save.
     """
     recipe = resolve(recipe)
+    if recipe.machine.parallel != session.parallel:
+        raise RunError(f"the ranks were joined for {session.parallel} and the recipe says machine.parallel={recipe.machine.parallel}")
     if recipe.machine.threads:
         torch.set_num_threads(recipe.machine.threads)
     folder = Folder(out)
@@ -68,7 +75,9 @@ def run_identity(recipe: Recipe) -> dict[str, Any]:
             train_split, held = open_data(phase)
             data[source] = f"{train_split.info.identity}+{held.info.identity}"
         for network in phase.networks.values():
-            if isinstance(network, Model):
+            if isinstance(network, Stored):
+                files[network.name] = identity_of(Path(network.name))
+            elif isinstance(network, Model):
                 found = weights_files(network)
                 if found:
                     files[network.weights if network.weights and Path(network.weights).exists() else network.name] = "+".join(
@@ -82,36 +91,38 @@ def _held(
 ) -> int:
     """The run while its folder is ours: every way to end leaves a verdict."""
     start = session.once(lambda: _newest(folder, said, recipe))
+    words = LastWords(folder, session, recipe.machine.accumulate)
+    signals.abandon = words.abandon
     reporter: Reporter = Silent()
     code, reason = faults.FAULT, "ended without a word"
     try:
-        reporter = session.together(
-            lambda: Several([Journal(folder.path), *reporters(recipe, folder.path)]) if session.main else Silent()
-        )
-        for text in said:
-            reporter.say(text)
-        _phases(recipe, folder, session, reporter, signals, Path(start) if start else None)
+        with Watchdog(words, recipe.machine.stall):
+            reporter = session.together(
+                lambda: Several([Journal(folder.path), *reporters(recipe, folder.path)]) if session.main else Silent()
+            )
+            for text in said:
+                reporter.say(text)
+            _phases(recipe, folder, session, reporter, signals, Path(start) if start else None)
         code, reason = faults.DONE, "done"
     except Stopped as stop:
-        code, reason = faults.STOPPED, f"{stop} asked for a stop; saved: the same command continues"
+        kept = "saved" if checkpoint.all_saves(folder.checkpoints) else "nothing was trained yet"
+        code, reason = faults.STOPPED, f"{stop} asked for a stop; {kept}: the same command continues"
         reporter.say(reason)
-    except torch.cuda.OutOfMemoryError as error:
-        fault = faults.OutOfMemory(
-            f"the device is out of memory: double machine.accumulate ({recipe.machine.accumulate}) or use a smaller batch"
-        )
-        code, reason = fault.code, f"{fault} ({error})"
-        raise fault from error
-    except KdscaleError as error:
-        code, reason = error.code, str(error)
-        raise
     except BaseException as error:
-        reason = "".join(traceback.format_exception_only(error)).strip()
-        reporter.say(traceback.format_exc())
-        raise
+        fault, alone = words.judge(error)
+        code, reason = getattr(fault, "code", faults.FAULT), told(fault)
+        if not isinstance(fault, KdscaleError):
+            reporter.say(traceback.format_exc())
+        elif session.main:
+            words.note(reason)
+        if alone:
+            end_within(CLOSING, code)
+        if fault is error:
+            raise
+        raise fault from error
     finally:
         reporter.close()
-        if session.main:
-            folder.verdict(code, reason)
+        words.verdict(code, reason)
     return code
 
 
@@ -122,7 +133,8 @@ def _newest(folder: Folder, said: list[str], recipe: Recipe) -> str | None:
         said.append("no save is whole: beginning anew")
     phase = -1 if path is None else int(checkpoint.read_facts(path)["phase"])
     names = [p.name for p in recipe.phases[: phase + 1]]
-    cut_back(folder.path / "metrics.jsonl", 0 if path is None else checkpoint.step_of(path), names)
+    owed = path is not None and checkpoint.read_facts(path)["memory"].get("owed") is not None
+    cut_back(folder.path / "metrics.jsonl", 0 if path is None else checkpoint.step_of(path), names, owed)
     return str(path) if path else None
 
 
@@ -135,13 +147,17 @@ def _phases(recipe: Recipe, folder: Folder, session: Session, reporter: Reporter
     for number in range(first, len(recipe.phases)):
         stage = session.together(partial(build_stage, recipe, number, session, folder))
         meter = Meter(session)
+        if save:
+            put_weights(stage, save)
+        agree_on_start(stage, stage.train_split.info.identity + digest(to_plain(stage.recipe)))
         memory = restore(stage, save, meter) if save else Memory(global_step=done)
         save = None  # it is as large as the run itself
         upkeep = Upkeep(stage, memory, meter, folder, reporter)
         upkeep.last_save = start
         start_phase(stage, memory, upkeep, reporter)
-        if not upkeep.over:
-            Loop(stage, memory, meter, reporter, upkeep, signals).run()
+        if not upkeep.over or memory.owed is not None:
+            with closing(upkeep):
+                Loop(stage, memory, meter, reporter, upkeep, signals).run()
         elif _end_step(folder, number, stage) != memory.step:
             upkeep.finish()  # killed between the last save and the file of the phase's end
         done, start = memory.global_step, upkeep.last_save
@@ -163,9 +179,9 @@ def stop_between_phases(session: Session, signals: Signals, last: bool) -> None:
 
 
 def start_phase(stage: Stage, memory: Memory, upkeep: Upkeep, reporter: Reporter) -> None:
-    """Proves that the ranks hold the same thing, shows the phase, and judges names and teachers before the first step."""
-    agree_on_start(stage, stage.train_split.info.identity + digest(to_plain(stage.recipe)))
+    """Shows the phase and how it is computed, and judges names and teachers before the first step."""
     check_names(stage)
+    tell_back_end(stage, upkeep.folder, reporter)
     for text in stage.warnings:
         reporter.say(f"warning: {text}")
     reporter.phase(
@@ -184,6 +200,19 @@ def start_phase(stage: Stage, memory: Memory, upkeep: Upkeep, reporter: Reporter
         judge_teachers(stage, reporter)
         if stage.recipe.evaluation.teachers:
             upkeep.evaluate_teachers()
+
+
+def tell_back_end(stage: Stage, folder: Folder, reporter: Reporter) -> None:
+    """Ranks, process group and the back-end's whole configuration, into ``parallel.json``; in the log where there is more
+    than one process."""
+    session = stage.session
+    told = {"phase": stage.phase.name, **session.facts(), "configuration": stage.wrapped.configuration()}
+    if session.main:
+        write_json(folder.path / "parallel.json", told)
+    if session.size > 1 or session.parallel != "ddp":
+        reporter.say(f"{session.parallel} on {session.size} ranks ({session.facts()['group']}), {session.local_size} on this machine")
+    if told["configuration"]:
+        reporter.say(f"DeepSpeed: {json.dumps(told['configuration'])}")
 
 
 def check_names(stage: Stage) -> None:
@@ -206,7 +235,12 @@ def check_names(stage: Stage) -> None:
 
 
 def judge_teachers(stage: Stage, reporter: Reporter) -> dict[str, float]:
-    """Prints each teacher's accuracy on held-out images. Raises RunError for one that is broken, or below its floor."""
+    """Prints each teacher's accuracy on held-out images. Raises RunError for one that is broken, or below its floor.
+
+    A stored one was judged when it was taught.
+    """
+    for role, store in stage.stores.items():
+        reporter.say(f"{role} {store.words}")
     for role, network in stage.frozen.items():
         for problem in preflight(network, stage.train_split.info):
             raise RunError(f"{role}: {problem}")
@@ -225,13 +259,15 @@ def judge_teachers(stage: Stage, reporter: Reporter) -> dict[str, float]:
 
 
 def teacher_floor(stage: Stage, role: str) -> float:
-    source: Model | FromPhase = stage.phase.networks[role]
-    return default_floor(stage.train_split.info.classes) if source.floor == "auto" else float(source.floor)
+    floor = getattr(stage.phase.networks[role], "floor", "auto")
+    return default_floor(stage.train_split.info.classes) if floor == "auto" else float(floor)
 
 
 def agree_on_start(stage: Stage, identity: str) -> None:
     """All ranks hold one recipe, one data set (``identity``) and one set of starting weights, or none trains."""
     hasher = hashlib.sha256(f"{identity} {__version__} {torch.__version__}".encode())
+    for store in stage.stores.values():
+        hasher.update(store.identity.encode())
     for parameter in stage.distiller.parameters():
         hasher.update(parameter.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     said = stage.session.all_of(hasher.hexdigest())

@@ -20,7 +20,8 @@ from .. import keys
 from ..data import Plan, Split, TrainStream, check_batch, check_reading, open_split, open_stream, plan
 from ..errors import RecipeError
 from ..networks import FrozenNetwork, Network, build_network, read_upto, synchronise
-from ..recipe import Data, FromPhase, Model, Phase, Recipe
+from ..recipe import Data, FromPhase, Model, Phase, Recipe, Stored
+from ..recipe.networks import Source
 from ..recipe.resolve import phase_data
 from ..tasks import Task, task_of
 from ..types import Batch, Context, DatasetInfo, Outputs, Progress, Taught
@@ -28,9 +29,11 @@ from .allocator import keep_freed_memory
 from .ema import Ema
 from .folder import Folder
 from .optim import build_optimizer, parameter_groups, set_rates
-from .parallel import Session, Wrapped
+from .parallel import Session, Wrapped, refuse_unfit, wrap
 from .phase_file import PhaseFile
 from .schedule import learning_rate
+from .stored import Present, Store, open_stores
+from .stored_stream import TAUGHT, StoredStream
 
 
 @dataclass
@@ -48,7 +51,6 @@ class Stage:
     trained: dict[str, Network]
     distiller: nn.Module
     groups: list[dict[str, Any]]
-    ema: Ema | None
     answers: tuple[str, ...]  # names of what evaluations measure
     warnings: list[str] = field(default_factory=list)
     held: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # a small evaluation split, once it was read
@@ -68,13 +70,27 @@ class Stage:
 
     @cached_property
     def wrapped(self) -> Wrapped:
-        return Wrapped(self.session, self.distiller, build_optimizer(self.groups, self.phase.optimizer), self.groups)
+        """The distiller as the ranks hold it, from the first time that it is asked for."""
+        micro = max(1, self.plan.batch // (self.session.size * self.recipe.machine.accumulate))
+        value = self.phase.optimizer
+        build = partial(build_optimizer, value=value)
+        return wrap(self.session, self.distiller, self.groups, build, clip=value.clip, batch=micro)
+
+    @cached_property
+    def ema(self) -> Ema | None:
+        """Of the student's weights as they lie on this rank."""
+        return Ema(dict(student_of(self.distiller).named_parameters()), self.recipe.ema, self.wrapped) if self.recipe.ema else None
 
     def progress(self, step: int) -> Progress:
         return Progress(self.number, step, self.plan.position(step), self.plan.epoch(step), self.plan.epochs)
 
-    def stream(self) -> TrainStream:
-        return open_stream(
+    @cached_property
+    def stores(self) -> dict[str, Store]:
+        """role -> answers of a frozen network that is not there."""
+        return open_stores(self.recipe, self.number, self.train_split.info)
+
+    def stream(self) -> TrainStream | StoredStream:
+        stream = open_stream(
             self.train_split,
             self.data,
             self.plan,
@@ -88,13 +104,14 @@ class Stage:
             local_ranks=self.session.local_size,
             views=self.phase.method.needs().views,
         )
+        return StoredStream(stream, self.stores) if self.stores else stream
 
     def begin_step(self, progress: Progress, history: list[float]) -> float:
         """Clocks, seeds of foreign modules, rates; returns the base rate."""
         self.distiller.before_step(progress)  # type: ignore[operator]
         seed_foreign(self.recipe.seed, progress, self.session.rank)
         rate = learning_rate(self.phase.schedule, self.phase.optimizer.lr, progress, history)
-        set_rates(self.wrapped._inner, self.groups, rate)
+        set_rates(self.wrapped.param_groups, self.groups, rate)
         return rate
 
     def begin_micro_batch(self, progress: Progress, number: int) -> None:
@@ -116,7 +133,8 @@ class Stage:
 
     def teach(self, batch: Batch, progress: Progress) -> Taught:
         """What the frozen networks whose turn it is say of a batch."""
-        return {role: self._said(role, batch.images) for role in self.phase.method.asks(progress)}
+        stored: dict[str, Outputs] = batch.extra.get(TAUGHT, {})
+        return {role: stored.get(role) or self._said(role, batch.images) for role in self.phase.method.asks(progress)}
 
     def _said(self, role: str, images: torch.Tensor) -> Outputs:
         network, places = self.frozen[role], self.places.get(role)
@@ -153,6 +171,7 @@ def build_stage(recipe: Recipe, number: int, session: Session, folder: Folder | 
     schedule = phase_plan(phase, train)
     check_reading(phase_data(phase))
     check_batch(schedule, session.size, recipe.machine.accumulate)
+    refuse_unfit(session.parallel, phase, phase.method.needs())
     task, world = task_of(recipe), session.world()
     with warnings.catch_warnings(record=True) as caught, torch.random.fork_rng(devices=[]):
         warnings.simplefilter("always", UserWarning)
@@ -173,10 +192,9 @@ def build_stage(recipe: Recipe, number: int, session: Session, folder: Folder | 
     if recipe.machine.compile:
         compile_networks(distiller, frozen.values())
     groups = parameter_groups(distiller, distiller.parts(), phase.optimizer)  # type: ignore[operator]
-    ema = Ema(student_of(distiller), recipe.ema) if recipe.ema else None
     said = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-    answers = (*answers, "ema") if ema and "student" in answers else answers
-    return Stage(recipe, number, session, train, held, schedule, task, frozen, trained, distiller, groups, ema, answers, said)
+    answers = (*answers, "ema") if recipe.ema and "student" in answers else answers
+    return Stage(recipe, number, session, train, held, schedule, task, frozen, trained, distiller, groups, answers, said)
 
 
 def student_of(distiller: nn.Module) -> Network:
@@ -216,10 +234,11 @@ def build_networks(
     """role -> network of one phase; two frozen roles with one source share one copy."""
     phase = recipe.phases[number]
     needs = phase.method.needs()
-    built: dict[str, Network] = {}
+    open_stores(recipe, number, info)
+    built = Present(phase)
     shared: dict[Any, Network] = {}
     for role, source in phase.networks.items():
-        if role in needs.drawn:
+        if role in needs.drawn or isinstance(source, Stored):
             continue
         is_trained = role in needs.trained
         if not is_trained and source in shared:
@@ -228,6 +247,7 @@ def build_networks(
         built[role] = build_source(recipe, number, role, source, info, folder, trained=is_trained)
         if not is_trained:
             shared[source] = built[role]
+    built.refuse_readers()
     return built
 
 
@@ -235,7 +255,7 @@ def build_source(
     recipe: Recipe,
     number: int,
     role: str,
-    source: Model | FromPhase,
+    source: Source,
     info: DatasetInfo,
     folder: Folder | None,
     *,
@@ -268,10 +288,12 @@ def fresh_network(recipe: Recipe, number: int, info: DatasetInfo, role: str, cop
     )
 
 
-def origin(recipe: Recipe, source: Model | FromPhase) -> Model:
+def origin(recipe: Recipe, source: Source) -> Model:
     """The model that a chain of earlier phases began with."""
     while isinstance(source, FromPhase):
         source = recipe.phases[recipe.phase_number(source.phase)].networks[source.role]
+    if isinstance(source, Stored):
+        raise RecipeError(f"{source.name!r} holds a network's answers and no network: name the network itself")
     return source
 
 

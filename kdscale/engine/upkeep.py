@@ -13,15 +13,18 @@ from ..recipe import FromPhase, Plateau
 from ..types import Progress
 from . import checkpoint
 from .evaluation import evaluate_frozen, evaluate_stage
-from .faults import NonFinite, SaveFailed
+from .faults import NonFinite
 from .folder import Folder
 from .keeper import Memory, averaged_statistics, collect, write_phase_file
 from .meter import Meter
+from .pulse import beat
 from .reporter import Reporter
 from .schedule import TRAINING, over
 from .stage import Stage
+from .unity import require_unity
+from .writer import TRIES, Writer
 
-TRIES = 3  # saves that may fail in a row
+WORTH_TELLING = 1.0  # seconds that a save waited for the one before it
 
 
 class Upkeep:
@@ -29,7 +32,8 @@ class Upkeep:
         self.stage, self.memory, self.meter, self.folder, self.reporter = stage, memory, meter, folder, reporter
         self.last_save: Path | None = None  # complete, of this run
         self.seconds = 0.0  # that the last call of run() took
-        self._failed = 0
+        self.writer = Writer(folder, stage.recipe.checkpointing.keep, reporter)
+        self._under_way: int | None = None  # global step of the save that is being written
         self._file_epochs = self._epochs_named_later()
 
     def plateau_history(self) -> list[float]:
@@ -55,6 +59,7 @@ class Upkeep:
     def run(self, step: int, rate: float) -> None:
         """Whatever is due after step number ``step``: evaluation first, so that the save knows what it said."""
         started = time.perf_counter()
+        self.settle(wait=False)
         if self._epoch_mean_due(step):
             self._record_epoch()
         improved = self.evaluate() if self.over or self._evaluation_due(step) else False
@@ -148,6 +153,7 @@ class Upkeep:
 
     def log(self, rate: float) -> None:
         """The line of means since the last one. A collective."""
+        self.settle(wait=False)
         line = self.meter.line()
         if not line:
             return
@@ -165,44 +171,60 @@ class Upkeep:
         }
 
     def save(self) -> None:
-        """A complete save, or the reason why there is none; three failures in a row end the run, with the last save intact.
+        """Begins a save, after the one that is still being written; :meth:`settle` says what became of it.
 
-        Raises NonFinite for weights that are not finite: they are never saved.
+        Raises NonFinite for weights that are not finite, which are never saved, and SaveFailed as :meth:`settle` does.
         """
-        if self.last_save is not None and checkpoint.step_of(self.last_save) == self.memory.global_step:
+        self._wait_for_the_one_before()
+        if self._saved_here:
             return
         refuse_poison(self.stage, self.memory)
+        require_unity(self.stage, self.memory.step - 1)
         save = collect(self.stage, self.memory, self.meter)
-        save.facts["family"] = self.folder.family
-        self.last_save = self.stage.session.once(lambda: self._write(save))
+        epoch = self.stage.progress(self.memory.step).epoch
+        save.facts |= {"family": self.folder.family, "epoch": epoch, "time": time.time()}
+        self.stage.session.once(lambda: self.writer.begin(save))
+        self._under_way = self.memory.global_step
+
+    def _wait_for_the_one_before(self) -> None:
+        started, before = time.perf_counter(), self._under_way
+        self.settle(wait=True)
+        seconds = time.perf_counter() - started
+        if before not in (None, self.memory.global_step) and seconds > WORTH_TELLING:
+            self.reporter.say(f"waited {seconds:.1f} s for the save of step {before}: the disk is slower than the saves come")
+
+    @property
+    def saving(self) -> bool:
+        """Whether a save is still being written, as far as the ranks have agreed."""
+        return self._under_way is not None
+
+    @property
+    def _saved_here(self) -> bool:
+        return self.last_save is not None and checkpoint.step_of(self.last_save) == self.memory.global_step
+
+    def settle(self, wait: bool) -> None:
+        """Learns on every rank what became of the save under way, if any. A collective.
+
+        Raises SaveFailed after three failures in a row, with the last save intact.
+        """
+        if not self.saving:
+            return
+        beat("waiting for a save" if wait else "asking for a save")
+        busy, self.last_save = self.stage.session.once(lambda: self.writer.outcome(self.last_save, wait))
+        if not busy:
+            self._under_way = None
 
     def save_or_fail(self) -> None:
-        """Before the run is left: as often as a failing save may be tried."""
+        """Before the run or the phase is left: a complete save, as often as a failing one may be tried."""
         for _ in range(TRIES):
             self.save()
-            if self.last_save is not None and checkpoint.step_of(self.last_save) == self.memory.global_step:
+            self.settle(wait=True)
+            if self._saved_here:
                 return
 
-    def _write(self, save: checkpoint.Save) -> Path | None:
-        """The save that now is the last complete one."""
-        try:
-            path = checkpoint.write(self.folder.checkpoints, self.memory.global_step, save)
-        except OSError as error:
-            self._failed += 1
-            self.reporter.say(
-                f"could not save at step {self.memory.global_step}: {error}; the last save is {self.last_save or 'none'}"
-            )
-            if self._failed >= TRIES:
-                raise SaveFailed(
-                    f"{TRIES} saves in a row failed ({error}); the last complete save is {self.last_save or 'none'}: make room and start again"
-                ) from None
-            return self.last_save
-        self._failed = 0
-        if self.memory.best_step == self.memory.global_step:
-            self.folder.point_best(path)
-        kept = {self.memory.best_step or -1, *self.memory.kept, self.folder.best_step()}
-        checkpoint.keep(self.folder.checkpoints, self.stage.recipe.checkpointing.keep, kept, self.memory.global_step)
-        return path
+    def close(self) -> None:
+        """However the phase is left: the save under way is finished while the folder is still ours."""
+        self.writer.close()
 
     def _keep_for_good(self, step: int) -> None:
         every, epoch = self.stage.recipe.checkpointing.keep_every_epochs, self.stage.plan.epoch_after(step)
@@ -215,9 +237,14 @@ class Upkeep:
 
 
 def refuse_poison(stage: Stage, memory: Memory) -> None:
-    """A finite loss can have a gradient that is not: what it made of the weights must not replace a save that can be used."""
-    held = [t.detach() for t in (*stage.distiller.parameters(), *stage.distiller.buffers()) if t.is_floating_point()]
-    if not bool(torch.stack([n.float() for n in torch._foreach_norm(held)]).isfinite().all()):
+    """A finite loss can have a gradient that is not: what it made of the weights must not replace a save that can be used.
+
+    Every rank calls it, and looks at what lies there.
+    """
+    parts = (*map(stage.wrapped.part, stage.distiller.parameters()), *stage.distiller.buffers())
+    norms = torch._foreach_norm([t.detach() for t in parts if t.is_floating_point()])
+    mine = not bool(torch.stack([n.float() for n in norms]).isfinite().all())
+    if stage.session.most_flags([mine])[0]:
         raise NonFinite(
             f"the weights are not finite after step {memory.step - 1} of phase {stage.phase.name!r}; the last save is kept:"
             " lower the learning rate, set optimizer.clip, or go on with nonfinite=skip"

@@ -50,11 +50,13 @@ class Checkpointing:
 class Machine:
     """How the run is computed, not what: a resume may change all of it."""
 
+    parallel: Literal["ddp", "zero1", "zero2", "zero3", "fsdp2"] = "ddp"  # how weights and optimizer lie on the ranks
     accumulate: Annotated[int, Field(gt=0)] = 1  # micro-batches a step
     compile: bool = False
     channels_last: bool = False
     threads: Annotated[int, Field(gt=0)] | None = None  # of a rank on the CPU
     log_every: Annotated[int, Field(gt=0)] = 50  # steps
+    stall: Annotated[float, Field(gt=0, le=1100)] = 600  # seconds without a step, after which a hung run is given up
     trackers: tuple[str, ...] = ()  # of Accelerate: 'tensorboard', 'wandb', ...
 
 

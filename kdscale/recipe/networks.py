@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -41,4 +42,23 @@ class FromPhase:
     kind: Literal["from_phase"] = "from_phase"
 
 
-Source = Annotated[Model | FromPhase, Field(discriminator="kind")]
+@value
+class Stored:
+    """What a frozen network said, in the folder ``name`` that ``kdscale teach`` wrote; the network itself is not there.
+
+    As ``path=value``: ``networks.teacher=stored:DIR``.
+    """
+
+    name: str
+    kind: Literal["stored"] = "stored"
+
+
+Source = Annotated[Model | FromPhase | Stored, Field(discriminator="kind")]
+STORED = "stored:"
+
+
+def named(text: str, old: Source) -> Source:
+    """What a bare word means in the place of ``old``: a store, or a network, which keeps the role's other settings."""
+    if text.startswith(STORED):
+        return Stored(text.removeprefix(STORED))
+    return dataclasses.replace(old, name=text) if isinstance(old, Model) else Model(text)

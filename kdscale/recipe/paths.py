@@ -20,7 +20,7 @@ from .copies import follow
 from .core import Phase, Recipe
 from .faults import kinds, misfit
 from .method import Method
-from .networks import Model, Source
+from .networks import Source, named
 
 
 def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
@@ -97,9 +97,8 @@ def _set_in_mapping(node: Mapping[str, Any], head: str, rest: list[str], done: l
         raise RecipeError(f"there is no role {head!r} in {'.'.join(done)}; {nearest(head, list(node))}")
     given = _literal(text)
     if done[-1] == "networks":
-        old = node[head]
-        if isinstance(given, str):  # a plain name keeps the role's other settings
-            return {**node, head: dataclasses.replace(old, name=given) if isinstance(old, Model) else Model(given)}
+        if isinstance(given, str):
+            return {**node, head: named(given, node[head])}
         return {**node, head: _validated(Source, given, where)}
     return {**node, head: given}
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..errors import RecipeError
 from .core import Data, Phase, Recipe
-from .method import kind_of
-from .networks import FromPhase, Source
+from .method import Needs, kind_of
+from .networks import FromPhase, Source, Stored
 from .text import to_plain
 
 NOT_IDENTITY = ("machine", "checkpointing", "name", "published")
@@ -53,6 +53,8 @@ def _resolve_phase(recipe: Recipe, phase: Phase, earlier: list[Phase]) -> Phase:
     for role, source in networks.items():
         if isinstance(source, FromPhase):
             _check_source(phase.name, role, source, earlier)
+        elif isinstance(source, Stored):
+            _check_stored(phase, role, source, needs)
     if phase.carry and not earlier:
         raise RecipeError(
             f"phase {phase.name!r} carries {', '.join(phase.carry)} from the phase before it, and it is the first: leave carry out"
@@ -84,6 +86,19 @@ def _check_source(phase: str, role: str, source: FromPhase, earlier: list[Phase]
         )
 
 
+def _check_stored(phase: Phase, role: str, source: Stored, needs: Needs) -> None:
+    """That ``role`` does nothing in ``phase`` but answer, by logits."""
+    taps = ", ".join(needs.taps.get(role, ()))
+    asked = (
+        "trains it" if role in needs.trained else "draws it anew" if role in needs.drawn else f"reads {taps}" if taps else ""
+    )
+    if asked or role in needs.cuts:
+        raise RecipeError(
+            f"phase {phase.name!r}: {role} is stored in {source.name!r}, which holds its logits alone, and method"
+            f" {kind_of(phase.method)!r} {asked or 'runs its blocks'}: name the network, networks.{role}=NAME"
+        )
+
+
 def phase_data(phase: Phase) -> Data:
     """The data of a resolved phase."""
     if phase.data is None:
@@ -106,7 +121,7 @@ def identity(recipe: Recipe, files: dict[str, str], data: dict[str, str]) -> dic
         for name in NOT_IDENTITY_DATA:
             phase["data"].pop(name)
         for source in phase["networks"].values():
-            source.pop("floor"), source.pop("made_by", None)
+            source.pop("floor", None), source.pop("made_by", None)
             for name in ("name", "weights"):
                 if source.get(name) in files:
                     source[name] = files[source[name]]

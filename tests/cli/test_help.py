@@ -10,7 +10,8 @@ import pytest
 from tests.cli.calling import done, kdscale, refused
 
 COMMANDS = (
-    "", "train", "check", "evaluate", "data", "data pack", "data index", "bench", "bench step", "show", "export", "publish", "quickstart",
+    "", "train", "check", "evaluate", "data", "data pack", "data index", "bench", "bench step", "show", "export", "publish", "quickstart", "sweep", "results",
+    "parity", "plan", "teach", "checkpoints",
 )  # fmt: skip
 HEAVY = ("torch", "timm", "torchvision", "transformers", "accelerate", "webdataset", "numpy", "matplotlib")
 PROBE = (

@@ -62,9 +62,7 @@ def run(stage: Stage, meter: Meter, first: int, count: int) -> list[dict[str, An
         for number, batch in enumerate(itertools.islice(batches, accumulate)):
             stage.begin_micro_batch(progress, number)
             meter.add(stage.wrapped.accumulate(batch, stage.teach(batch, progress), 1 / accumulate, number == accumulate - 1))
-        norm = stage.wrapped.clip(stage.phase.optimizer.clip)
-        stage.wrapped.step()
-        stage.wrapped.zero_grad()
+        norm = stage.wrapped.update(stage.phase.optimizer.clip, careful=True)
         stage.distiller.after_step(progress)  # type: ignore[operator]
         if stage.ema:
             stage.ema.update()

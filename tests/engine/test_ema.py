@@ -13,12 +13,19 @@ from torch import nn
 
 from kdscale.engine.ema import Ema
 from kdscale.engine.files import write_tensors
+from kdscale.engine.parallel import connect, wrap
 from kdscale.recipe import Ema as EmaValue
 
 
 def module() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+def averaged(net: nn.Module, value: EmaValue) -> Ema:
+    groups = [{"names": [n for n, _ in net.named_parameters()], "params": list(net.parameters())}]
+    made = wrap(connect(), net, groups, lambda groups: torch.optim.SGD(groups[0]["params"], 0.1))
+    return Ema(dict(net.named_parameters()), value, made)
 
 
 def move(net: nn.Module, generator: torch.Generator) -> None:
@@ -30,7 +37,7 @@ def move(net: nn.Module, generator: torch.Generator) -> None:
 @given(st.floats(0.5, 0.9999), st.integers(0, 12))
 def test_it_is_the_exponentially_weighted_mean(decay: float, steps: int) -> None:
     net, generator = module(), torch.Generator().manual_seed(1)
-    ema = Ema(net, EmaValue(decay))
+    ema = averaged(net, EmaValue(decay))
     expected = {name: p.detach().double().clone() for name, p in net.named_parameters()}
     for _ in range(steps):
         move(net, generator)
@@ -43,7 +50,7 @@ def test_it_is_the_exponentially_weighted_mean(decay: float, steps: int) -> None
 
 def test_the_warm_up_grows_to_the_decay_and_counts_its_own_updates() -> None:
     net = module()
-    ema = Ema(net, EmaValue(0.9, warmup=True))
+    ema = averaged(net, EmaValue(0.9, warmup=True))
     seen = []
     for _ in range(120):
         ema.update()
@@ -51,12 +58,12 @@ def test_the_warm_up_grows_to_the_decay_and_counts_its_own_updates() -> None:
     assert seen[0] == pytest.approx(2 / 11)
     assert seen == sorted(seen)
     assert seen[-1] == 0.9
-    assert Ema(net, EmaValue(0.9)).decay() == 0.9
+    assert averaged(net, EmaValue(0.9)).decay() == 0.9
 
 
 def test_swapped_it_answers_with_the_average_and_comes_back_to_the_bit() -> None:
     net = module().eval()
-    ema, generator = Ema(net, EmaValue(0.9)), torch.Generator().manual_seed(2)
+    ema, generator = averaged(net, EmaValue(0.9)), torch.Generator().manual_seed(2)
     places = [p.data_ptr() for p in net.parameters()]
     for _ in range(3):
         move(net, generator)
@@ -76,27 +83,27 @@ def test_swapped_it_answers_with_the_average_and_comes_back_to_the_bit() -> None
 
 
 def test_buffers_are_not_averaged_and_the_average_has_no_gradient() -> None:
-    ema = Ema(module(), EmaValue(0.9))
+    ema = averaged(module(), EmaValue(0.9))
     assert set(ema.average) == {name for name, _ in module().named_parameters()}
     assert not any(t.requires_grad for t in ema.average.values())
 
 
 def test_the_average_of_a_half_precision_module_is_float32() -> None:
     """Steps of a hundredth of a unit in the last place of bfloat16 would else be lost, all of them."""
-    ema = Ema(module().bfloat16(), EmaValue(0.999))
+    ema = averaged(module().bfloat16(), EmaValue(0.999))
     assert {t.dtype for t in ema.average.values()} == {torch.float32}
 
 
 def test_saved_and_loaded_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     net, generator = module(), torch.Generator().manual_seed(3)
-    ema = Ema(net, EmaValue(0.99, warmup=True))
+    ema = averaged(net, EmaValue(0.99, warmup=True))
     for _ in range(4):
         move(net, generator)
         ema.update()
     write_tensors(tmp_path / "ema.safetensors", ema.average)
     other = module()
     other.load_state_dict(net.state_dict())
-    fresh = Ema(other, EmaValue(0.99, warmup=True))
+    fresh = averaged(other, EmaValue(0.99, warmup=True))
     fresh.load(load_file(tmp_path / "ema.safetensors"), ema.updates)
     move(net, torch.Generator().manual_seed(4))
     other.load_state_dict(net.state_dict())

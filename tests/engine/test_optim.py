@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from kdscale.engine.files import write_tensors
 from kdscale.engine.optim import build_optimizer, parameter_groups, set_rates
-from kdscale.engine.parallel import Session, Wrapped, connect
+from kdscale.engine.parallel import Session, Wrapped, connect, wrap
 from kdscale.errors import RecipeError
 from kdscale.methods import Distiller, Shake
 from kdscale.recipe import SGD, AdamW, Part, Timm
@@ -80,7 +81,7 @@ def test_a_part_has_its_own_rate_and_decay() -> None:
         assert group["part"] == ("shadow" if own else "student")
         assert group["scale"] == (10.0 if own else 1.0)
         assert group["weight_decay"] in ((0.2, 0.0) if own else (0.05, 0.0))
-    set_rates(optimizer, groups, 0.003)
+    set_rates(optimizer.param_groups, groups, 0.003)
     rates = {g["part"]: made["lr"] for g, made in zip(groups, optimizer.param_groups, strict=True)}
     assert rates == pytest.approx({"shadow": 0.03, "student": 0.003})
     assert [g["weight_decay"] for g in groups] == [g["weight_decay"] for g in optimizer.param_groups]
@@ -123,16 +124,15 @@ def session() -> Session:
 def wrapped(session: Session, value: Any, seed: int) -> tuple[Wrapped, Any]:
     module, context = built(Shake(), "cnn", seed)
     groups = parameter_groups(module, module.parts(), value)
-    made = Wrapped(session, module, build_optimizer(groups, value), groups)
-    set_rates(made.optimizer, groups, value.lr)
+    made = wrap(session, module, groups, partial(build_optimizer, value=value))
+    set_rates(made.param_groups, groups, value.lr)
     return made, context
 
 
 def step(made: Wrapped, context: Any, number: int) -> float:
     batch = drawn_batch(number)
     losses = made.accumulate(batch, taught(Shake(), context, batch), 1.0, last=True)
-    made.step()
-    made.zero_grad()
+    made.update(None)
     return float(total(losses).detach())
 
 

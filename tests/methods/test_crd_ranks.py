@@ -32,8 +32,7 @@ def trained(folder: Path, tail: str, session: Session) -> dict[str, Tensor]:
         stage.begin_micro_batch(progress, 0)
         said = stage.wrapped.accumulate(batch, stage.teach(batch, progress), 1.0, last=True)
         losses.append(session.total(said["crd"]) / session.size)
-        stage.wrapped.step()
-        stage.wrapped.zero_grad()
+        stage.wrapped.update(None)
         stage.distiller.after_step(progress)  # type: ignore[operator]
     term: Any = stage.distiller.term
     left = {name: term.get_buffer(name).clone() for name in KEPT}

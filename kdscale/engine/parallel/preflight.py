@@ -10,47 +10,46 @@ import torch
 import torch.distributed as dist
 
 from ...errors import RunError
+from ...recipe import Machine
+from . import contradictions
 
 TORCHRUN = "torchrun --nproc-per-node {n} -m kdscale ..."
 
-OVERRULING = {
-    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1", "machine.accumulate"),
-    "ACCELERATE_USE_DEEPSPEED": ("false", "the recipe"),
-    "ACCELERATE_USE_FSDP": ("false", "the recipe"),
-    "ACCELERATE_SPLIT_BATCHES": ("false", "the stream"),
-    "ACCELERATE_DISPATCH_BATCHES": ("false", "the stream"),
-}
 
-
-def before() -> None:
+def before(machine: Machine, precision: str) -> None:
     """Judges environment and launcher before a process group exists."""
     _accelerate_on_a_cpu()
+    contradictions.refuse(os.environ, machine, precision)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and "RANK" not in os.environ:
         raise RunError(f"WORLD_SIZE is {ranks} but RANK is not set: start the ranks by a launcher, {TORCHRUN.format(n=ranks)}")
-    tasks = int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_PROCID" in os.environ else 1
-    if tasks > 1 and "RANK" not in os.environ:
-        raise RunError(
-            f"Slurm started {tasks} tasks but no launcher gave them ranks: run torchrun in the batch script, one task a node"
-        )
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     devices = torch.cuda.device_count()
     if torch.cuda.is_available() and local > devices:
         raise RunError(f"{local} ranks were started on this machine but it has {devices} devices: --nproc-per-node {devices}")
-    for name, (agreed, ours) in OVERRULING.items():
-        given = os.environ.get(name)
-        if given is not None and given.lower() not in (agreed, "0", "no"):
-            raise RunError(f"{name}={given} is set and would overrule {ours}: unset it")
+    nodes = int(os.environ.get("GROUP_WORLD_SIZE", "0"))
+    if nodes and nodes * local != ranks:
+        raise RunError(
+            f"the launcher announced {ranks} ranks, but {nodes} nodes of {local}: a launcher was started inside another; start one a node"
+        )
 
 
-def after(size: int) -> None:
-    """Compares the world that came about with the one that the launcher announced."""
+def after(size: int, parallel: str, kind: str) -> None:
+    """Compares the world that came about with the one that the launcher announced, and Accelerate's ``kind`` of it."""
     announced = int(os.environ.get("WORLD_SIZE", "1"))
     real = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if not announced == size == real:
         raise RunError(
             f"the launcher announced {announced} ranks, Accelerate sees {size}, torch {real}: start with {TORCHRUN.format(n=announced)}"
         )
+    if (kind == "DEEPSPEED") != parallel.startswith("zero"):
+        raise RunError(
+            f"machine.parallel={parallel} was asked for, and Accelerate set up {kind}: unset its ACCELERATE_ variables"
+        )
+    group = dist.get_backend() if real > 1 else None
+    fits = "nccl" if torch.cuda.is_available() else "gloo"
+    if group is not None and fits not in group:
+        raise RunError(f"the process group is of {group} and this machine needs {fits}: unset what chooses another")
 
 
 def _accelerate_on_a_cpu() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,8 +20,9 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor
 
 from ...errors import KdscaleError
+from ...recipe import Machine
 from ...types import World
-from . import preflight
+from . import preflight, slurm
 
 T = TypeVar("T")
 TIMEOUT = datetime.timedelta(minutes=20)  # above the stream's own stall limit, so that a data error is what gets told
@@ -36,6 +38,7 @@ class Session:
     local_size: int
     device: torch.device
     host_group: Any = None  # a gloo group where the main one is of a GPU
+    parallel: str = "ddp"  # the back-end of machine.parallel
     first: int = 0
 
     @property
@@ -132,6 +135,11 @@ class Session:
         dist.all_reduce(word, op=dist.ReduceOp.MAX, group=self.host_group)
         return [bool(v) for v in word.tolist()]
 
+    def facts(self) -> dict[str, Any]:
+        """How the ranks are computed, for logs."""
+        group = dist.get_backend() if dist.is_available() and dist.is_initialized() else "none"
+        return {"parallel": self.parallel, "ranks": self.size, "ranks_on_this_machine": self.local_size, "group": group}
+
     def world(self) -> World:
         return World(self.rank, self.size, self.gather, self.total)
 
@@ -140,14 +148,18 @@ class Session:
             dist.destroy_process_group()
 
 
-def connect() -> Session:
-    """Joins the ranks that the launcher started. Raises RunError, one sentence, where the set-up is not what was asked."""
-    preflight.before()
+def connect(machine: Machine | None = None, precision: str = "fp32") -> Session:
+    """Joins the ranks that the launcher started. Raises RunError, one sentence, where the set-up is not what was asked.
+
+    ``machine``: of the recipe that will run; ``None`` for work that trains nothing.
+    """
+    machine = machine or Machine()
+    slurm.adopt()
+    preflight.before(machine, precision)
     cuda = torch.cuda.is_available()
-    handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)]
-    if "WORLD_SIZE" in os.environ:
-        handlers.append(InitProcessGroupKwargs(backend="nccl" if cuda else "gloo", timeout=TIMEOUT))
-    accelerator = Accelerator(cpu=not cuda, mixed_precision="no", gradient_accumulation_steps=1, kwargs_handlers=handlers)
+    if machine.parallel != "ddp" and "WORLD_SIZE" not in os.environ:
+        world_of_one()
+    accelerator = Accelerator(mixed_precision="no", gradient_accumulation_steps=1, **_asked(machine.parallel, cuda))
     session = Session(
         accelerator,
         rank=accelerator.process_index,
@@ -155,6 +167,29 @@ def connect() -> Session:
         local_size=int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes)),
         device=accelerator.device,
         host_group=dist.new_group(backend="gloo", timeout=TIMEOUT) if cuda and accelerator.num_processes > 1 else None,
+        parallel=machine.parallel,
     )
-    preflight.after(session.size)
+    preflight.after(session.size, machine.parallel, str(accelerator.distributed_type.value))
     return session
+
+
+def _asked(parallel: str, cuda: bool) -> dict[str, Any]:
+    """What the Accelerator is told. It takes DeepSpeed only where it is not bound to the CPU, and then asks for a group of
+    the kind that is named to it."""
+    handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)]
+    if "WORLD_SIZE" in os.environ:
+        handlers.append(InitProcessGroupKwargs(backend="nccl" if cuda else "gloo", timeout=TIMEOUT))
+    if not parallel.startswith("zero"):
+        return {"cpu": not cuda, "kwargs_handlers": handlers}
+    from .zero import plugin
+
+    return {"deepspeed_plugin": plugin(int(parallel[-1]), cuda), "kwargs_handlers": handlers}
+
+
+def world_of_one() -> None:
+    """The variables of a launcher that starts one process, for back-ends that know no run without ranks."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    os.environ.update(alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})

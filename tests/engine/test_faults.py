@@ -1,0 +1,312 @@
+"""Faults of one rank, in real processes: how the others end, what they say of it, and that the run continues to the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine import small
+from tests.engine.mishaps import short
+from tests.engine.stable import ROOT, Stable, stable
+from tests.engine.test_run import same
+
+pytestmark = [pytest.mark.slow, pytest.mark.ranks]
+
+INJURIES = "tests.engine.injuries"
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Stable]:
+    with stable() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def recipe(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small.write(tmp_path_factory.mktemp("recipe") / "r.json", small.recipe(data))
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Path, forks: Stable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two ranks to which nothing happened."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    forks.train(recipe, out=out, ranks=2)
+    return out
+
+
+def continued(recipe: Path, out: Path, whole: Path, forks: Stable) -> None:
+    """The same command again, and then nothing shows what had happened."""
+    forks.train(recipe, out=out, ranks=2)
+    same(out, whole)
+    assert small.verdict(out)["code"] == 0
+    assert not list(out.glob("fault-*.json"))
+
+
+def fault(out: Path, rank: int) -> dict[str, Any]:
+    return dict(json.loads((out / f"fault-{rank}.json").read_text()))
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("moment", [" step 8/", "a batch of an evaluation"])
+def test_a_rank_that_is_killed(victim: int, moment: str, recipe: Path, whole: Path, forks: Stable, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = forks.start(recipe, out=out, ranks=2, injury=f"{INJURIES}:slow_evaluation")
+    run.until_said(moment)
+    run.send(signal.SIGKILL, victim)
+    codes = run.wait()
+    assert codes[victim] == -9
+    assert codes[1 - victim] == 70
+    verdict = small.verdict(out)
+    assert verdict["code"] == 70
+    assert re.match(rf"rank {victim} on .* \(process {run.pids[victim]}\) died without a word: killed", verdict["reason"])
+    assert verdict["reason"] in (out / "log.txt").read_text()
+    assert run.said.count(f"kdscale: rank {victim} on") == 1
+    assert fault(out, 1 - victim)["lost_contact"]
+    continued(recipe, out, whole, forks)
+
+
+def test_a_rank_that_is_killed_in_a_save(recipe: Path, whole: Path, forks: Stable, tmp_path: Path) -> None:
+    """The save is not there, and the one before it is."""
+    out = tmp_path / "out"
+    run = forks.start(recipe, out=out, ranks=2, injury=f"{INJURIES}:killed_in_save", INJURED="0", AT="9")
+    assert run.wait() == [-9, 70]
+    assert small.verdict(out).items() >= {"code": 70, "last_save": "step-00000006"}.items()
+    continued(recipe, out, whole, forks)
+
+
+def test_a_mistake_of_one_rank_is_told_in_its_own_words(recipe: Path, whole: Path, forks: Stable, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = forks.start(recipe, out=out, ranks=2, injury=f"{INJURIES}:mistake", INJURED="1", AT="7")
+    assert run.wait() == [70, 70]
+    assert re.match(
+        r"rank 1 on .*: ValueError: a mistake that one rank alone makes; the last save", small.verdict(out)["reason"]
+    )
+    assert "in raises" in fault(out, 1)["traceback"]
+    assert fault(out, 1).items() >= {"step": 7, "doing": "computing", "lost_contact": False}.items()
+    continued(recipe, out, whole, forks)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_without_memory(victim: int, recipe: Path, whole: Path, forks: Stable, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = forks.start(recipe, out=out, ranks=2, injury=f"{INJURIES}:memory", INJURED=str(victim), AT="7")
+    assert run.wait() == [71, 71], run.said
+    verdict = small.verdict(out)
+    assert verdict["code"] == 71
+    assert "is out of memory: double machine.accumulate (1) or use a smaller batch" in verdict["reason"]
+    assert victim == 0 or verdict["reason"].startswith("rank 1 on ")
+    continued(recipe, out, whole, forks)
+
+
+def test_a_loss_of_one_rank_names_it_and_its_samples(data: Path, forks: Stable, tmp_path: Path) -> None:
+    path, out = small.write(tmp_path / "r.json", small.recipe(data)), tmp_path / "out"
+    run = forks.start(path, out=out, ranks=2, injury=f"{INJURIES}:not_a_number", INJURED="1", AT="7")
+    assert run.wait() == [70, 70]
+    found = re.match(
+        r"the loss of rank 1 is not finite at step 7 of phase 'student' \(samples ([\d, ]+)\); the last save is kept",
+        small.verdict(out)["reason"],
+    )
+    assert found
+    assert len(found[1].split(",")) == 12  # of a batch of 24
+    assert small.verdict(out)["last_save"] == "step-00000006"
+
+
+def test_a_rank_that_hangs(recipe: Path, whole: Path, forks: Stable, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = (recipe, "machine.stall=4")
+    run = forks.start(*words, out=out, ranks=2, injury=f"{INJURIES}:hang", INJURED="1", AT="7")
+    assert run.wait() == [72, 72], run.said
+    verdict = small.verdict(out)
+    assert verdict["code"] == 72
+    assert re.match(r"rank 1 on .* hung while computing \(step 7, .*injuries.py:\d+ <lambda>\) for 4 s", verdict["reason"])
+    for rank in (0, 1):
+        assert "most recent call first" in (out / f"stacks-{rank}.txt").read_text()
+    assert "injuries.py" in (out / "stacks-1.txt").read_text()
+    assert "injuries.py" not in (out / "stacks-0.txt").read_text()
+    assert verdict["reason"] in (out / "log.txt").read_text()
+    continued(recipe, out, whole, forks)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_whose_process_is_stopped(victim: int, recipe: Path, whole: Path, forks: Stable, tmp_path: Path) -> None:
+    """As on a machine that is gone but whose connections stand: the others end, and name it."""
+    out = tmp_path / "out"
+    run = forks.start(recipe, "machine.stall=4", out=out, ranks=2)
+    run.until_said(" step 8/")
+    run.send(signal.SIGSTOP, victim)
+    other = 1 - victim
+    run.until(lambda: run.codes()[other] is not None)
+    assert run.codes()[other] == 72
+    assert re.match(rf"rank {victim} on .* \(process {run.pids[victim]}\) does not answer", small.verdict(out)["reason"])
+    run.send(signal.SIGKILL, victim)
+    run.wait()
+    continued(recipe, out, whole, forks)
+
+
+def test_a_worker_that_is_stuck(data: Path, forks: Stable, tmp_path: Path) -> None:
+    """One process waits for data that never comes: it says so, and leaves no worker behind."""
+    recipe = small.write(tmp_path / "r.json", short(data, steps=3000, every=5))
+    out = tmp_path / "out"
+    run = forks.start(recipe, "machine.stall=20", "data.workers=1", "data.read=stream", out=out)
+    run.until_said(" step 8/")
+    worker = next(pid for pid in descendants(run.pids[0]) if "multiprocessing.forkserver" in command(pid) and not children(pid))
+    os.kill(worker, signal.SIGSTOP)
+    assert run.wait() == [72]
+    verdict = small.verdict(out)
+    assert re.match(r"the run on .* hung while reading \(step \d+", verdict["reason"])
+    assert f"worker processes: {worker} T" in (out / "stacks-0.txt").read_text()
+    run.until(lambda: not Path(f"/proc/{worker}").exists() or "Z" in (Path(f"/proc/{worker}/stat")).read_text())
+    assert int(verdict["last_save"].removeprefix("step-")) >= 5
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
+    return [int(word) for word in found.split()]
+
+
+def descendants(pid: int) -> list[int]:
+    return [found for child in children(pid) for found in (child, *descendants(child))]
+
+
+def command(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode().replace("\0", " ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("moment", ["a batch of an evaluation", "writing trained.safetensors", " step 8/"])
+def test_a_signal_to_all_ranks(
+    number: signal.Signals, moment: str, recipe: Path, whole: Path, forks: Stable, tmp_path: Path
+) -> None:
+    """At any moment; one that comes before the first step finds nothing to save."""
+    out, injury = tmp_path / "out", "slow_save" if "writing" in moment else "slow_evaluation"
+    run = forks.start(recipe, out=out, ranks=2, injury=f"{INJURIES}:{injury}")
+    run.until_said(moment)
+    run.send(number)
+    assert run.wait() == [75, 75], run.said
+    verdict = small.verdict(out)
+    assert verdict["code"] == 75
+    assert number.name in verdict["reason"]
+    if verdict.get("step"):
+        assert verdict["last_save"] == f"step-{verdict['global_step']:08d}"  # nothing is lost
+    continued(recipe, out, whole, forks)
+
+
+def test_a_signal_to_one_rank_stops_all(recipe: Path, whole: Path, forks: Stable, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = forks.start(recipe, out=out, ranks=2)
+    run.until_said(" step 8/")
+    run.send(signal.SIGUSR1, 1)
+    assert run.wait() == [75, 75]
+    continued(recipe, out, whole, forks)
+
+
+def test_a_signal_to_a_whole_group_leaves_the_workers_to_the_run(data: Path, forks: Stable, tmp_path: Path) -> None:
+    """A scheduler may signal every process of a job: the workers must outlive the step that is finished."""
+    recipe = small.write(tmp_path / "r.json", small.recipe(data))
+    words = (recipe, "data.workers=1", "data.read=stream")
+    forks.train(*words, out=tmp_path / "whole")
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        out = tmp_path / number.name
+        run = forks.start(*words, out=out)
+        run.until_said(" step 8/")
+        os.killpg(run.pids[0], number)
+        assert run.wait() == [75], run.said
+        assert "died" not in run.said
+        forks.train(*words, out=out)
+        same(out, tmp_path / "whole")
+
+
+def test_a_second_signal_ends_at_once(recipe: Path, whole: Path, forks: Stable, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = forks.start(recipe, out=out, ranks=2, injury=f"{INJURIES}:slow_save")
+    run.until_said("writing trained.safetensors")
+    run.send(signal.SIGTERM)
+    time.sleep(0.7)
+    if None in run.codes():
+        run.send(signal.SIGTERM)
+    codes = run.wait()
+    if codes == [76, 76]:
+        assert small.verdict(out)["code"] == 76
+        assert "a second signal (SIGTERM) ended the run at once" in small.verdict(out)["reason"]
+    continued(recipe, out, whole, forks)
+
+
+def test_signals_while_a_run_starts(recipe: Path, whole: Path, forks: Stable, tmp_path: Path) -> None:
+    """Before a run has its folder a signal ends the process as any; afterwards it ends with 75. Either way it can go on."""
+    for number, pause in enumerate((0.0, 0.1, 0.3, 0.6, 1.0)):
+        out = tmp_path / str(number)
+        run = forks.start(recipe, out=out, ranks=2)
+        time.sleep(pause)
+        run.send(signal.SIGTERM)
+        assert set(run.wait()) <= {-15, 70, 75}, run.said
+        continued(recipe, out, whole, forks)
+
+
+def test_two_runs_in_one_folder_after_a_crash(recipe: Path, whole: Path, forks: Stable, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = forks.start(recipe, out=out, ranks=2, SLURM_JOB_ID="17")
+    first.until_said(" step 3/")
+    second = forks.start(recipe, out=out, ranks=2)
+    assert second.wait() == [64, 64]
+    assert f"in use by process {first.pids[0]} on" in second.said
+    assert "(Slurm job 17): stop it, or choose another --out" in second.said
+    first.send(signal.SIGKILL)
+    first.wait()
+    assert (out / "lock").exists()
+    continued(recipe, out, whole, forks)
+
+
+def test_what_a_start_and_an_end_say_of_their_job(data: Path, forks: Stable, tmp_path: Path) -> None:
+    path, out = small.write(tmp_path / "r.json", short(data, steps=2)), tmp_path / "out"
+    job = {"SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "2", "SLURM_JOB_NODELIST": "n[0-1]"}
+    assert forks.start(path, out=out, **job).wait() == [0]
+    told = {"job": "17", "restarts": 2, "nodes": "n[0-1]"}
+    assert json.loads((out / "starts.jsonl").read_text()).items() >= told.items()
+    ended = {"code": 0, "phase": "student", "step": 2, "global_step": 2, "last_save": "step-00000002"}
+    assert small.verdict(out).items() >= (told | ended).items()
+
+
+def launched(recipe: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
+    return subprocess.Popen(
+        [*words, "-m", "kdscale", "train", str(recipe), "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=small.environment(),
+        cwd=ROOT,
+    )
+
+
+def test_a_launcher_whose_rank_is_killed_ends_with_the_reason(recipe: Path, whole: Path, forks: Stable, tmp_path: Path) -> None:
+    """A new launcher process is the restart: the same command."""
+    process = launched(recipe, tmp_path / "out")
+    small.wait_for_step(process, 8)
+    victim = children(process.pid)[1]
+    os.kill(victim, signal.SIGKILL)
+    assert process.communicate(timeout=60)[0] is not None
+    assert process.returncode == 1
+    assert f"(process {victim}) died without a word: killed" in small.verdict(tmp_path / "out")["reason"]
+    again = launched(recipe, tmp_path / "out")
+    assert "from step " in again.communicate(timeout=120)[0]
+    assert again.returncode == 0
+    same(tmp_path / "out", whole)
+
+
+def test_a_launcher_that_is_told_of_usr1_hands_it_on(recipe: Path, whole: Path, forks: Stable, tmp_path: Path) -> None:
+    process = launched(recipe, tmp_path / "out", "--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1")
+    small.wait_for_step(process, 8)
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=60)
+    assert small.verdict(tmp_path / "out")["code"] == 75
+    continued(recipe, tmp_path / "out", whole, forks)
