@@ -31,7 +31,7 @@ from kdscale.engine.reporter import Silent
 from kdscale.engine.stage import Stage, build_stage, student_of
 from kdscale.engine.upkeep import Upkeep
 from kdscale.errors import KdscaleError, RecipeError
-from kdscale.recipe import Checkpointing, Constant, Evaluation, FromPhase, Recipe, resolve
+from kdscale.recipe import Checkpointing, Constant, Evaluation, FromPhase, Recipe, Stored, resolve
 from kdscale.recipe.method import kind_of
 
 WARM, KEPT = 5, 4  # pairs not counted; different batches
@@ -71,6 +71,9 @@ def refuse(recipe: Recipe, session: Session) -> None:
         )
     if machine.compile:
         raise RecipeError("bench step measures uncompiled networks, and machine.compile is true: set machine.compile=false")
+    stored = [role for role, source in phase.networks.items() if isinstance(source, Stored)]
+    if stored:
+        raise RecipeError(f"bench step runs the teacher by hand too, and {stored[0]} is a store: networks.{stored[0]}=NAME")
     refuse_strange(phase.method)
 
 

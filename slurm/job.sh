@@ -1,7 +1,7 @@
 # What the jobs share: a step that is asked to stop in time, the verdict that it leaves, and whether the job starts again.
 # Sourced by train.sbatch, sweep.sbatch and pack.sbatch after site.env. Bash 4.4 or later.
 
-VERDICTS=${VERDICTS:-files}   # none: a command without a verdict, which any start continues
+VERDICTS=files   # none: a command without a verdict, which any start continues
 asked=""      # the first signal that asked for a stop
 signals=0     # how many were seen
 reminder=""   # process that asks the step
@@ -149,7 +149,7 @@ code_of() {   # $1: exit code of the step
 # The last step that a save holds, or the number of shards: what a start may have gained.
 progress() {
     local newest
-    if [ "$VERDICTS" = none ]; then find "$OUT" -name '*.tar' | wc -l; return; fi
+    if [ "$VERDICTS" = none ]; then find "$OUT" -name '*.tar' 2>/dev/null | wc -l; return; fi
     newest="$(ls "$OUT/checkpoints" 2>/dev/null | sed -n 's/^step-0*\([0-9]\{1,\}\)$/\1/p' | sort -n | tail -n 1)"
     echo "${newest:--1}"
 }
@@ -178,9 +178,9 @@ conclude() {   # $1: exit code of the step
     local code now verdict state
     code="$(code_of "$1")"
     now="$(progress)"
-    if [ "$now" -gt "$reached" ]; then stuck=0; fi
+    if [ "$now" -gt "$reached" ]; then stuck=0 reached="$now"; fi
     case "$code" in 70 | 72) stuck=$((stuck + 1)) ;; esac
-    echo "$starts $stuck $now" >"$STATE"
+    echo "$starts $stuck $reached" >"$STATE"
     verdict="$(decide "$code" "$starts" "$stuck")"
     say "ended with $code at step $now (the step's own exit code: $1): ${verdict#* }"
     case "$code" in 0 | 75) ;; *) tail -n 5 "$LOGS"/*.log >&2 ;; esac

@@ -18,11 +18,9 @@ if TYPE_CHECKING:
 
 HELP = """Prove that every back-end trains a recipe alike.
 
-The recipe, cut to a few steps a phase, is trained by one process and then by N ranks under each of ddp, zero1, zero2, zero3 and fsdp2. Losses of every step, final weights and the EMA are compared: ddp with the one process, the others with ddp.
+The recipe is cut to a few steps a phase: its curves of rates are drawn together to that length, an EMA's decay is at most 0.9, and AdamW's eps at least 1e-4, for with less Adam makes steps of the rounding of gradients near zero. It is trained by one process and then by N ranks under each of ddp, zero1, zero2, zero3 and fsdp2. Losses of every step, final weights and the EMA are compared: ddp with the one process, the others with ddp.
 
-fp32: in the first step a loss may be off by 5e-6 of its size (of 1 where it is smaller) between one process and N ranks, by 2e-6 between back-ends on N ranks; that doubles every 4 steps, up to 32 times, as rounding does. The weights of a part (a network, an adapter, the average) may be off by 1e-3 of their norm. bf16: 5e-3 in all steps, 5e-2.
-
-The largest difference of a single weight is printed and not judged: where its true gradient is zero, Adam turns rounding into steps.
+fp32: in the first step a loss may be off by 5e-6 of its size (of 1 where it is smaller) between back-ends on N ranks, by 2e-5 between one process and N ranks, or 5e-5 where a micro-batch counts as a whole over the ranks; that doubles every 2 steps, up to 32 times, as rounding does. The weights of a part (a network, an adapter, the average) may be off by 1e-3, 1e-3 and 5e-3 of their norm. bf16: 5e-3 in all steps, 5e-2. The largest difference of a single weight is printed and not judged.
 
 A back-end that refuses the recipe says why. Ends with 0 where all others are within the tolerance, else with 70 and the runs' folder kept."""
 

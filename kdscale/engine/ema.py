@@ -55,7 +55,7 @@ class Ema:
         self.wrapped.written()
 
     def whole(self) -> dict[str, Tensor]:
-        """The full tensors by name, on the CPU. Every rank calls it."""
+        """The full tensors by name, for a save. Every rank calls it."""
         return {name: self.wrapped.whole(p, self.average[name]) for name, p in self._parameters.items()}
 
     @torch.no_grad()

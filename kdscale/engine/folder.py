@@ -29,7 +29,17 @@ from . import checkpoint
 from .files import write_json, write_text
 from .lock import Lock, slurm
 
-OURS = {"recipe.json", "environment.json", "starts.jsonl", "metrics.jsonl", "log.txt", "verdict.json", "lock", "identity.json", "parallel.json"}
+OURS = {
+    "recipe.json",
+    "environment.json",
+    "starts.jsonl",
+    "metrics.jsonl",
+    "log.txt",
+    "verdict.json",
+    "lock",
+    "identity.json",
+    "parallel.json",
+}
 OF_RANKS = ("fault-*.json", "stacks-*.txt")
 FOLDERS = {"checkpoints", "phases", "export", "best", "tracking"}
 SHARDS = "shards"  # data that a run may lie beside; never removed

@@ -77,7 +77,7 @@ class averaged_statistics:
 
 
 def collect(stage: Stage, memory: Memory, meter: Meter) -> Save:
-    """Everything of a stage after its last step, whole and on the CPU. Every rank calls it."""
+    """Everything of a stage after its last step, whole; on rank 0, which writes it, in copies on the CPU. Every rank calls it."""
     weights = stage.wrapped.weights()
     moments, numbers = stage.wrapped.optimizer_state()
     with averaged_statistics(stage) as rows:
@@ -98,15 +98,7 @@ def collect(stage: Stage, memory: Memory, meter: Meter) -> Save:
             "parallel": stage.session.parallel,
         },
     }
-    return Save(facts, apart(stage, trained), buffers, {} if rows is None else {"ranks": rows.cpu()})
-
-
-def apart(stage: Stage, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies in place of live tensors, which a back-end may give where one rank holds the whole: they are written while
-    training goes on."""
-    parts = (*map(stage.wrapped.part, stage.distiller.parameters()), *(stage.ema.average.values() if stage.ema else ()))
-    live = {part.untyped_storage().data_ptr() for part in parts}
-    return {name: t.clone() if t.untyped_storage().data_ptr() in live else t for name, t in tensors.items()}
+    return Save(facts, trained, buffers, {} if rows is None else {"ranks": rows.cpu()})
 
 
 def buffers_of(module: nn.Module) -> dict[str, Tensor]:

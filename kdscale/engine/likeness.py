@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 MISSING = math.inf
-DOUBLING, MOST = 4, 32.0  # steps in which what is allowed of a loss doubles, and as far as it grows
+DOUBLING, MOST = 2, 32.0  # steps in which what is allowed of a loss doubles, and as far as it grows
 Losses = dict[tuple[str, int], dict[str, float]]
 
 
@@ -33,11 +33,13 @@ class Tolerance:
     weights: float
 
     @classmethod
-    def of(cls, precision: str, equal: bool) -> Tolerance:
-        """``equal``: both runs have as many ranks."""
+    def of(cls, precision: str, equal: bool, alike: bool = True) -> Tolerance:
+        """``equal``: both runs have as many ranks. ``alike``: what a process computes at once is the same on either side."""
         if precision == "bf16":
             return cls(5e-3, 1.0, 5e-2)
-        return cls(2e-6 if equal else 5e-6, MOST, 1e-3)
+        if not alike:
+            return cls(5e-5, MOST, 5e-3)
+        return cls(5e-6 if equal else 2e-5, MOST, 1e-3)
 
     def at(self, step: int) -> float:
         """Of a loss in step number ``step`` of a phase, from 1."""

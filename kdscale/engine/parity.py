@@ -162,8 +162,9 @@ class Parity:
             return
         row.against = done[-1]
         equal = self.terms.ranks == 1 or row.against.ranks == row.ranks
-        row.tolerance = Tolerance.of(self.recipe.precision, equal)
-        statistics = equal or self.terms.alone == self.terms.accumulate
+        whole = self.terms.alone == self.terms.accumulate  # of a micro-batch over all ranks, in the one process
+        row.tolerance = Tolerance.of(self.recipe.precision, equal, alike=equal or not whole)
+        statistics = equal or whole
         row.difference = compare(row.out, row.against.out, row.tolerance, statistics)
         row.told = "; ".join(row.difference.wrong)
         row.state = "apart" if row.told else "within"

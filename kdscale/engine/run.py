@@ -48,7 +48,9 @@ def train(recipe: Recipe, out: Path, session: Session, reporters: ReporterFactor
     """
     recipe = resolve(recipe)
     if recipe.machine.parallel != session.parallel:
-        raise RunError(f"the ranks were joined for {session.parallel} and the recipe says machine.parallel={recipe.machine.parallel}")
+        raise RunError(
+            f"the ranks were joined for {session.parallel} and the recipe says machine.parallel={recipe.machine.parallel}"
+        )
     if recipe.machine.threads:
         torch.set_num_threads(recipe.machine.threads)
     folder = Folder(out)
@@ -109,14 +111,7 @@ def _held(
         code, reason = faults.STOPPED, f"{stop} asked for a stop; {kept}: the same command continues"
         reporter.say(reason)
     except BaseException as error:
-        fault, alone = words.judge(error)
-        code, reason = getattr(fault, "code", faults.FAULT), told(fault)
-        if not isinstance(fault, KdscaleError):
-            reporter.say(traceback.format_exc())
-        elif session.main:
-            words.note(reason)
-        if alone:
-            end_within(CLOSING, code)
+        fault, code, reason = _fallen(error, words, reporter)
         if fault is error:
             raise
         raise fault from error
@@ -124,6 +119,19 @@ def _held(
         reporter.close()
         words.verdict(code, reason)
     return code
+
+
+def _fallen(error: BaseException, words: LastWords, reporter: Reporter) -> tuple[BaseException, int, str]:
+    """What the run ends with instead of ``error``, its code and its line; the log has all of it."""
+    fault, alone = words.judge(error)
+    code, reason = getattr(fault, "code", faults.FAULT), told(fault)
+    if not isinstance(fault, KdscaleError):
+        reporter.say("".join(traceback.format_exception(error)))
+    elif words.session.main:
+        words.note(reason)
+    if alone:
+        end_within(CLOSING, code)
+    return fault, code, reason
 
 
 def _newest(folder: Folder, said: list[str], recipe: Recipe) -> str | None:
@@ -210,7 +218,9 @@ def tell_back_end(stage: Stage, folder: Folder, reporter: Reporter) -> None:
     if session.main:
         write_json(folder.path / "parallel.json", told)
     if session.size > 1 or session.parallel != "ddp":
-        reporter.say(f"{session.parallel} on {session.size} ranks ({session.facts()['group']}), {session.local_size} on this machine")
+        reporter.say(
+            f"{session.parallel} on {session.size} ranks ({session.facts()['group']}), {session.local_size} on this machine"
+        )
     if told["configuration"]:
         reporter.say(f"DeepSpeed: {json.dumps(told['configuration'])}")
 

@@ -79,7 +79,9 @@ class Stage:
     @cached_property
     def ema(self) -> Ema | None:
         """Of the student's weights as they lie on this rank."""
-        return Ema(dict(student_of(self.distiller).named_parameters()), self.recipe.ema, self.wrapped) if self.recipe.ema else None
+        return (
+            Ema(dict(student_of(self.distiller).named_parameters()), self.recipe.ema, self.wrapped) if self.recipe.ema else None
+        )
 
     def progress(self, step: int) -> Progress:
         return Progress(self.number, step, self.plan.position(step), self.plan.epoch(step), self.plan.epochs)

@@ -8,9 +8,12 @@ from typing import Any
 
 from .. import __version__
 from ..data.manifest import read_manifest
+from ..engine.stored import place_of, read_facts
 from ..engine.trained import Run, Trained, open_run, trained
-from ..recipe import FromPhase, to_json
+from ..errors import DataError
+from ..recipe import FromPhase, Stored, to_json
 from ..recipe.method import kind_of
+from ..recipe.networks import Source
 from ..recipe.resolve import digest, phase_data
 from .facts import Evaluation, Facts, Teacher
 from .folder import Report, export_network
@@ -66,9 +69,21 @@ def _teachers(found: Trained) -> list[Teacher]:
     sources = {role: phase.networks[role] for phase in own for role in phase.method.needs().frozen}
     described = []
     for role, source in sources.items():
-        name = f"phase {source.phase} of the same run" if isinstance(source, FromPhase) else source.name
-        described.append(Teacher(name, found.scores.get(role, {}).get("top1")))
+        described.append(Teacher(_teachers_name(found, role, source), found.scores.get(role, {}).get("top1")))
     return described
+
+
+def _teachers_name(found: Trained, role: str, source: Source) -> str:
+    """As it may be published: no folder of this machine."""
+    if isinstance(source, FromPhase):
+        return f"phase {source.phase} of the same run"
+    if isinstance(source, Stored):
+        number = found.run.recipe.phases.index(found.phase)
+        try:
+            return f"{read_facts(place_of(Path(source.name), number, role))['name']} (stored answers)"
+        except DataError:  # the store may be gone when the run is exported
+            return "stored answers"
+    return source.name
 
 
 def _evaluation(line: dict[str, Any], split: str) -> Evaluation:

@@ -45,15 +45,15 @@ class Built:
         return student_of(self.distiller)
 
     def batch(self, size: int, device: torch.device) -> Batch:
-        """Images of noise, with everything that a batch of this phase has."""
+        """Images of noise, laid out as the stream's, with everything that a batch of this phase has."""
         side = self.info.size
-        shape = (size, 3, side, side) if self.views == 1 else (size, self.views, 3, side, side)
+        shape = (size, side, side, 3) if self.views == 1 else (size, self.views, side, side, 3)
         numbers = torch.arange(size, device=device)
         targets = torch.full((size, self.info.classes), 1 / self.info.classes, device=device) if self.mixed else None
         labels, repeats = numbers % self.info.classes, torch.zeros_like(numbers)
         index = numbers % self.info.samples
         normalisation = (self.info.mean, self.info.std)
-        images = torch.randn(shape, device=device)
+        images = torch.randn(shape, device=device).movedim(-1, -3)
         return Batch(images, normalisation, labels, targets, index, numbers, repeats, numbers >= 0)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from ..engine.allocator import keep_freed_memory
 from ..errors import RunError
 from ..recipe import Recipe
 from .building import Built, build
@@ -35,8 +36,9 @@ def seconds_of(recipe: Recipe, number: int, facts: Facts, epochs: float, images:
     if recipe.machine.compile:
         for network in {id(m): m for module in modules for m in module.modules() if hasattr(m, "set_noise")}.values():
             network.compile()
-    if recipe.machine.threads and device.type == "cpu":
-        torch.set_num_threads(recipe.machine.threads)
+    if device.type == "cpu":
+        keep_freed_memory()
+        torch.set_num_threads(recipe.machine.threads or torch.get_num_threads())
     try:
         return statistics.median(_timed(_step(built, images, device), device))
     except torch.OutOfMemoryError:

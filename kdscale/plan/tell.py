@@ -97,7 +97,7 @@ def _memory(phase: PhaseForecast, limit: float) -> Iterator[tuple[str, ...]]:
         row = [f"{getattr(m, name) / 1e9:.3f}" if isinstance(m, Memory) else "-" for m in found]
         if any(float(cell) for cell in row if cell != "-"):
             yield (name, *row)
-    yield ("all", *(f"{m.total / 1e9:.2f} of {limit:g}" if isinstance(m, Memory) else "refused" for m in found))
+    yield ("all", *(f"{m.total / 1e9:.2f} of {limit:.4g}" if isinstance(m, Memory) else "refused" for m in found))
 
 
 def _around(phase: PhaseForecast) -> Iterator[tuple[str, str, str]]:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ class Run:
     def send(self, number: signal.Signals, *ranks: int) -> None:
         """To some ranks; to all where none is named."""
         for rank in ranks or range(len(self.pids)):
-            os.kill(self.pids[rank], number)
+            with suppress(ProcessLookupError):  # it came to its end meanwhile
+                os.kill(self.pids[rank], number)
 
 
 class Stable:
@@ -108,6 +109,19 @@ def stable() -> Iterator[Stable]:
         made.close()
 
 
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
+    return [int(word) for word in found.split()]
+
+
+def descendants(pid: int) -> list[int]:
+    return [found for child in children(pid) for found in (child, *descendants(child))]
+
+
+def command(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode().replace("\0", " ")
+
+
 def serve() -> None:
     import timm  # noqa: F401
 
@@ -122,6 +136,7 @@ def serve() -> None:
         answer = begun(question) if question["op"] == "start" else {"codes": [code_of(pid) for pid in question["pids"]]}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
+    os._exit(0)
 
 
 ended: dict[int, int] = {}

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from kdscale.methods import Crd, Shake
-from kdscale.recipe import SGD, Data, Model, Phase, Recipe, override
+from kdscale.recipe import SGD, Model, Phase, Recipe, override
 from tests.engine import small, witness
 from tests.engine.launch import ROOT
 from tests.engine.test_ranks import close
@@ -107,7 +107,6 @@ def crd(data: Path) -> Recipe:
     return recipe_of(
         data,
         networks={"student": Model("resnet8"), "teacher": Model("resnet8x4", floor=0)},
-        data=Data(str(data), batch=24, train=small.recipe(data).data.train, eval_crop=1.0, workers=0),
         phases=(Phase(Shake(plus=(Crd(negatives=64),)), steps=STEPS, name="student", optimizer=SGD(0.02, clip=1.0)),),
     )
 

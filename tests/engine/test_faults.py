@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 
 from tests.engine import small
 from tests.engine.mishaps import short
-from tests.engine.stable import ROOT, Stable, stable
+from tests.engine.stable import Stable, children, command, descendants, stable
 from tests.engine.test_run import same
 
 pytestmark = [pytest.mark.slow, pytest.mark.ranks]
@@ -169,19 +168,6 @@ def test_a_worker_that_is_stuck(data: Path, forks: Stable, tmp_path: Path) -> No
     assert int(verdict["last_save"].removeprefix("step-")) >= 5
 
 
-def children(pid: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
-    return [int(word) for word in found.split()]
-
-
-def descendants(pid: int) -> list[int]:
-    return [found for child in children(pid) for found in (child, *descendants(child))]
-
-
-def command(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().decode().replace("\0", " ")
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize("moment", ["a batch of an evaluation", "writing trained.safetensors", " step 8/"])
 def test_a_signal_to_all_ranks(
@@ -215,15 +201,15 @@ def test_a_signal_to_a_whole_group_leaves_the_workers_to_the_run(data: Path, for
     recipe = small.write(tmp_path / "r.json", small.recipe(data))
     words = (recipe, "data.workers=1", "data.read=stream")
     forks.train(*words, out=tmp_path / "whole")
-    for number in (signal.SIGUSR1, signal.SIGTERM):
-        out = tmp_path / number.name
+    out = tmp_path / "out"
+    for number, step in ((signal.SIGUSR1, 8), (signal.SIGTERM, 14)):
         run = forks.start(*words, out=out)
-        run.until_said(" step 8/")
+        run.until_said(f" step {step}/")
         os.killpg(run.pids[0], number)
         assert run.wait() == [75], run.said
         assert "died" not in run.said
-        forks.train(*words, out=out)
-        same(out, tmp_path / "whole")
+    forks.train(*words, out=out)
+    same(out, tmp_path / "whole")
 
 
 def test_a_second_signal_ends_at_once(recipe: Path, whole: Path, forks: Stable, tmp_path: Path) -> None:
@@ -276,37 +262,30 @@ def test_what_a_start_and_an_end_say_of_their_job(data: Path, forks: Stable, tmp
     assert small.verdict(out).items() >= (told | ended).items()
 
 
-def launched(recipe: Path, out: Path, *options: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
-    return subprocess.Popen(
-        [*words, "-m", "kdscale", "train", str(recipe), "--out", str(out)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=small.environment(),
-        cwd=ROOT,
-    )
-
-
-def test_a_launcher_whose_rank_is_killed_ends_with_the_reason(recipe: Path, whole: Path, forks: Stable, tmp_path: Path) -> None:
-    """A new launcher process is the restart: the same command."""
-    process = launched(recipe, tmp_path / "out")
-    small.wait_for_step(process, 8)
-    victim = children(process.pid)[1]
-    os.kill(victim, signal.SIGKILL)
-    assert process.communicate(timeout=60)[0] is not None
-    assert process.returncode == 1
-    assert f"(process {victim}) died without a word: killed" in small.verdict(tmp_path / "out")["reason"]
-    again = launched(recipe, tmp_path / "out")
-    assert "from step " in again.communicate(timeout=120)[0]
-    assert again.returncode == 0
-    same(tmp_path / "out", whole)
-
-
-def test_a_launcher_that_is_told_of_usr1_hands_it_on(recipe: Path, whole: Path, forks: Stable, tmp_path: Path) -> None:
-    process = launched(recipe, tmp_path / "out", "--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1")
-    small.wait_for_step(process, 8)
-    process.send_signal(signal.SIGUSR1)
-    process.communicate(timeout=60)
-    assert small.verdict(tmp_path / "out")["code"] == 75
-    continued(recipe, tmp_path / "out", whole, forks)
+@pytest.mark.parametrize(("split", "said"), [("val", "cannot be opened"), ("train", "truncated; restore it")])
+def test_a_shard_that_is_spoilt_while_two_ranks_run(
+    split: str, said: str, data: Path, recipe: Path, whole: Path, forks: Stable, tmp_path: Path
+) -> None:
+    """One of the evaluation vanishes before the next one, one of training is cut: one line, a save, and no step is lost."""
+    source, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(data, source)
+    words = (small.write(tmp_path / "r.json", small.recipe(source)), "data.read=stream")
+    run = forks.start(*words, out=out, ranks=2, injury=f"{INJURIES}:slow_evaluation")
+    run.until_said(" step 12/")
+    shard = next((source / split).glob("*.tar"))
+    shutil.copyfile(shard, tmp_path / "kept")
+    if split == "val":
+        shard.unlink()
+    else:
+        os.truncate(shard, 2000)
+    assert run.wait() == [64, 64], run.said
+    told = [line for line in run.said.splitlines() if line.startswith("kdscale:")]
+    assert len(told) == 1
+    assert shard.name in told[0]
+    assert said in told[0]
+    verdict = small.verdict(out)
+    assert verdict.items() >= {"code": 64, "last_save": f"step-{verdict['global_step']:08d}"}.items()
+    assert verdict["global_step"] >= 12
+    shutil.copyfile(tmp_path / "kept", shard)
+    forks.train(*words, out=out, ranks=2)
+    same(out, whole)

@@ -83,6 +83,7 @@ def test_a_signal_during_an_evaluation(
     same(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_signals_in_the_evaluation_that_is_made_up(
     watched: Recipe, whole: Path, session: Session, tmp_path: Path, monkeypatch: Patch
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_signal_before_the_first_step_leaves_nothing_to_save(
     same(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_a_signal_while_the_next_phase_begins(data: Path, session: Session, tmp_path: Path, monkeypatch: Patch) -> None:
     recipe = taught(data)
     recipe = replace(recipe, data=replace(recipe.data, eval_batch=8, held_out=0))
@@ -121,6 +123,7 @@ def test_a_signal_while_the_next_phase_begins(data: Path, session: Session, tmp_
     equal(small.weights(tmp_path / "out", "02-student"), small.weights(tmp_path / "whole", "02-student"))
 
 
+@pytest.mark.slow
 def test_a_plateau_that_waits_for_the_evaluation(data: Path, session: Session, tmp_path: Path, monkeypatch: Patch) -> None:
     """The means of epochs that it watches are counted once, and its rates are those of a run that nothing happened to."""
     plateau = Plateau(metric="train.loss", factor=0.5, patience=0, threshold=0.5)

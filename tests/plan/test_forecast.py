@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -45,8 +45,13 @@ def planned(recipe: Recipe, nodes: int = 1, gpus: int = 2, **changes: Any) -> Fo
     return forecast(recipe, Machines(nodes, gpus, gpu_named("h100"), **changes))
 
 
-def test_a_small_recipe_by_hand() -> None:
-    found = planned(tiny(Shake()), price=2.0)
+@pytest.fixture(scope="module")
+def shake() -> Forecast:
+    return planned(tiny(Shake()), price=2.0)
+
+
+def test_a_small_recipe_by_hand(shake: Forecast) -> None:
+    found = shake
     (phase,) = found.phases
     assert phase.plan.total_steps == 2 * 50_000 // 64
     assert phase.memory.weights == 4 * phase.counted.parameters
@@ -57,12 +62,12 @@ def test_a_small_recipe_by_hand() -> None:
     assert phase.times.bound == "launches"
 
 
-def test_every_number_says_how_it_is_known() -> None:
-    told = list(tables(planned(tiny(Shake()), price=1.0)))
+def test_every_number_says_how_it_is_known(shake: Forecast) -> None:
+    told = list(tables(shake))
     for table in told:
         if "known" in table.columns:
             place = table.columns.index("known")
-            assert {row[place] for row in table.rows} <= set(Mark.__args__), table.title
+            assert {row[place] for row in table.rows} <= set(get_args(Mark)), table.title
         assert all(len(row) == len(table.columns) for row in table.rows)
     assert [table.title for table in told][-1] == "the whole run"
 
@@ -83,17 +88,19 @@ def test_several_students_and_phases() -> None:
 
 
 def test_a_bank_and_rows_from_all_ranks_are_counted() -> None:
-    (bank,) = planned(tiny(Crd())).phases
-    assert bank.counted.held > 2 * 50_000 * 128 * 4
+    few = forecast(tiny(Crd(negatives=64)), Machines(1, 2, gpu_named("h100")), samples=2000, classes=10)
+    (bank,) = few.phases
+    assert bank.counted.held > 2 * 2000 * 128 * 4
     assert bank.counted.gathered.at(32) == 0  # its rows are exchanged after the step
     (relations,) = planned(tiny(FitNets(), batch_norm="sync"), gpus=4).phases
-    assert relations.counted.gathers > 10
+    assert relations.counted.gathers == 10  # a batch norm each
 
 
-def test_a_stored_teacher_costs_nothing() -> None:
+def test_a_stored_teacher_costs_nothing(shake: Forecast) -> None:
     stored = tiny(Shake(), networks={"student": Model("resnet8"), "teacher": Stored("nowhere")})
-    assert planned(stored).phases[0].counted.frozen == {}
-    assert planned(stored).phases[0].counted.parameters == planned(tiny(Shake())).phases[0].counted.parameters
+    counted = planned(stored).phases[0].counted
+    assert counted.frozen == {}
+    assert counted.parameters == shake.phases[0].counted.parameters
 
 
 def test_a_sharded_back_end_that_the_method_refuses_is_told_as_such() -> None:
@@ -108,12 +115,15 @@ def test_a_sharded_back_end_that_the_method_refuses_is_told_as_such() -> None:
 def test_what_a_run_refuses_a_plan_refuses() -> None:
     with pytest.raises(DataError, match="global batch 64 is not divisible by ranks 6; nearest that fit: 60, 66"):
         planned(tiny(Supervised()), nodes=3)
-    with pytest.raises(DataError, match=r"'mine' are not here and no published set has that name: give --samples and --classes"):
+    with pytest.raises(
+        DataError, match=r"'mine' are not here and no published set has that name: give --samples and --classes"
+    ):
         planned(tiny(Supervised(), data=replace(CIFAR, source="mine")))
     with pytest.raises(NetworkError, match="resnet9"):
         planned(tiny(Supervised(), networks={"student": Model("resnet9")}))
 
 
+@pytest.mark.slow
 def test_a_large_teacher_is_imagined() -> None:
     """A ViT of 632 million parameters: 2.5 GB that are never there."""
     import resource
@@ -174,10 +184,10 @@ def kept(recipe: Recipe, size: int) -> tuple[float, float]:
     return float(sum(saved.values())), planned_line.at(size)
 
 
-@pytest.mark.parametrize("size", [1, 2])
-def test_activations_of_a_small_network_are_what_autograd_keeps(size: int) -> None:
-    real, said = kept(tiny(Shake()), size)
-    assert said == pytest.approx(real, rel=0.02)
+def test_activations_of_a_small_network_are_what_autograd_keeps() -> None:
+    for size in (1, 2):
+        real, said = kept(tiny(Shake()), size)
+        assert said == pytest.approx(real, rel=0.02)
 
 
 @pytest.mark.slow

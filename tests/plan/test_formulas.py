@@ -137,7 +137,9 @@ def test_what_does_not_fit_is_accumulated_or_sharded() -> None:
     assert fitting({"ddp": large}, job(), machines()) == ""
     assert fitting({"ddp": large, "zero1": small}, job(), Machines(1, 8, tight)) == "machine.parallel=zero1"
     assert fitting({"ddp": large}, job(), Machines(1, 8, tight)) == "machine.accumulate=2"
-    assert fitting({"ddp": large, "zero3": "refused"}, job(), Machines(1, 8, replace(ROUND, memory=1e-3))).startswith("more GPUs")
+    assert fitting({"ddp": large, "zero3": "refused"}, job(), Machines(1, 8, replace(ROUND, memory=1e-3))).startswith(
+        "more GPUs"
+    )
 
 
 def test_marks_add_up_to_the_weakest() -> None:

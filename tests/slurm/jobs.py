@@ -54,7 +54,7 @@ class Place:
 
         self._wait(there, job, out, f"job {job} did not reach step {step}")
 
-    def wait_for_end(self, job: str, out: Path, *states: str, seconds: float = 120) -> None:
+    def wait_for_end(self, job: str, out: Path, *states: str, seconds: float = 300) -> None:
         """Waits for a state (COMPLETED if none is named); a job that waits to be started again is started at once."""
         waits_since = 0.0
 
@@ -81,7 +81,7 @@ class Place:
         logs = sorted(Path(f"{out}.slurm").glob("*/*.log"))
         return "\n".join([self.said(job), *(f"== {log}\n{log.read_text()[-1500:]}" for log in logs)])
 
-    def _wait(self, true: Callable[[], bool], job: str, out: Path, otherwise: str, seconds: float = 120) -> None:
+    def _wait(self, true: Callable[[], bool], job: str, out: Path, otherwise: str, seconds: float = 300) -> None:
         try:
             wait_until(true, seconds, otherwise)
         except TimeoutError as error:

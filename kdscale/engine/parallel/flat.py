@@ -25,13 +25,13 @@ class Flat:
     rows: bool
 
     def whole(self, gathered: Tensor) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """Each parameter's full tensor, on the CPU, of ``gathered`` [ranks, n]."""
+        """Each parameter's full tensor, a view into ``gathered`` [ranks, n]."""
         for parameter, offset, length in self.places:
             if self.rows:
                 full = gathered[:, offset : offset + length].reshape(-1)[: parameter.ds_numel]  # type: ignore[attr-defined]
-                yield parameter, full.view(parameter.ds_shape).cpu()  # type: ignore[attr-defined]
+                yield parameter, full.view(parameter.ds_shape)  # type: ignore[attr-defined]
             else:
-                yield parameter, gathered.flatten()[offset : offset + length].view(parameter.shape).cpu()
+                yield parameter, gathered.flatten()[offset : offset + length].view(parameter.shape)
 
     def mine(self, fulls: list[Tensor], rank: int, ranks: int) -> Tensor:
         """This rank's buffer of the full tensors of ``places``; padding is zero."""

@@ -75,7 +75,7 @@ class Sharded(Wrapped):
             shape=parameter.shape,
             stride=parameter.stride(),
         )
-        return laid.full_tensor().cpu()
+        return self.out(laid.full_tensor())
 
     def cut(self, parameter: nn.Parameter, full: Tensor) -> Tensor:
         if not isinstance(parameter, DTensor):

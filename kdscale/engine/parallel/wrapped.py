@@ -83,15 +83,19 @@ class Wrapped(ABC):
         """Told after parts were written in place: gathered copies that a back-end keeps are stale."""
 
     def whole(self, parameter: nn.Parameter, part: Tensor) -> Tensor:
-        """The full tensor, a copy on the CPU, of which ``part`` lies here. Every rank calls it, in one order."""
-        return part.detach().to("cpu", copy=True)
+        """The full tensor of which ``part`` lies here: on rank 0, which alone writes, a copy on the CPU. Every rank calls it, in
+        one order."""
+        return self.out(part.detach())
+
+    def out(self, full: Tensor) -> Tensor:
+        return full.to("cpu", copy=True) if self.session.main else full
 
     def cut(self, parameter: nn.Parameter, full: Tensor) -> Tensor:
         """What this rank holds of ``full``, a tensor of the parameter's full shape: :meth:`whole` backwards."""
         return full
 
     def weights(self) -> dict[str, Tensor]:
-        """Every parameter of the module, whole, float32, on the CPU. Every rank calls it."""
+        """Every parameter of the module, whole, float32. Every rank calls it."""
         return {name: self.whole(p, self.part(p)) for name, p in self.module.named_parameters()}
 
     def replicated(self) -> list[nn.Parameter]:
@@ -103,7 +107,7 @@ class Wrapped(ABC):
         return {}
 
     def optimizer_state(self) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
-        """Tensors as ``{'exp_avg/student.body.x': ...}``, copies on the CPU, and what is no tensor, by parameter. Every rank calls it.
+        """Tensors as ``{'exp_avg/student.body.x': ...}``, whole, and what is no tensor, by parameter. Every rank calls it.
 
         Some optimizers keep a group's own clock (timm's LAMB its steps): it stands with the group's first parameter.
         """
@@ -112,7 +116,7 @@ class Wrapped(ABC):
         for name, entries in self._entries():
             for entry, kept in entries.items():
                 if isinstance(kept, Tensor):
-                    tensors[f"{entry}/{name}"] = kept.detach().to("cpu", copy=True).contiguous()
+                    tensors[f"{entry}/{name}"] = self.out(kept.detach()).contiguous()
                 elif kept is not None:
                     numbers.setdefault(name, {})[entry] = kept
         return tensors, numbers

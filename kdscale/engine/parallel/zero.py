@@ -105,7 +105,7 @@ class Zero(Wrapped):
             return super().whole(parameter, part)
         shards = self.session.rows(part)
         full: Tensor = shards.flatten()[: parameter.ds_numel].view(parameter.ds_shape)  # type: ignore[attr-defined]
-        return full.cpu()
+        return self.out(full)
 
     def cut(self, parameter: nn.Parameter, full: Tensor) -> Tensor:
         if self.stage < 3:
