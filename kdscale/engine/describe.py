@@ -19,7 +19,8 @@ from ..recipe.text import to_plain
 from ..tasks import task_of
 from ..types import Context, DatasetInfo, World
 from .schedule import TRAINING
-from .stage import build_source, fresh_network, phase_plan
+from .sources import build_source, fresh_network
+from .stage import phase_plan
 from .stored import Present
 
 # Sizes of the sets that the shipped recipes name, so that a recipe can be shown where its data are not.

@@ -21,7 +21,8 @@ from ..recipe import AdamW, Checkpointing, FromPhase, MultiStep, Phase, Recipe, 
 from ..recipe.networks import Source
 from ..recipe.optim import Schedule
 from ..recipe.resolve import phase_data
-from .stage import build_source, phase_plan
+from .sources import build_source
+from .stage import phase_plan
 
 LEAST_EPS = 1e-4  # least eps of AdamW: below it Adam makes whole steps of the rounding of gradients near zero
 FASTEST_AVERAGE = 0.9  # decay of an EMA: a slower one would hardly have moved in so few steps

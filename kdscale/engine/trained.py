@@ -16,7 +16,7 @@ from ..recipe.paths import nearest
 from ..recipe.resolve import phase_data
 from .folder import Folder
 from .phase_file import PhaseFile
-from .stage import build_source
+from .sources import build_source
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..engine.stage import build_source, fresh_network, student_of
+from ..engine.sources import build_source, fresh_network
+from ..engine.stage import student_of
 from ..engine.stored import Present
 from ..engine.trained import own_role
 from ..networks import FrozenNetwork, Network, read_upto, synchronise
@@ -29,12 +30,14 @@ MOMENTS = 200  # of a phase, at which its method is asked who speaks
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """``shares``: role -> part of the steps in which it speaks; ``progress``: a moment at which the most of them do."""
+    """``shares``: role -> part of the steps in which it speaks; ``progress``: a moment at which the most of them do, and
+    ``speakers``: those that do then."""
 
     distiller: nn.Module
     frozen: dict[str, FrozenNetwork]
     shares: dict[str, float]
     progress: Progress
+    speakers: tuple[str, ...]
     say: Callable[[str, Tensor], Outputs]
     info: DatasetInfo
     mixed: bool
@@ -93,18 +96,18 @@ def build(
     if recipe.batch_norm == "sync":
         synchronise(distiller, world)
     frozen = {role: network for role, network in networks.items() if isinstance(network, FrozenNetwork)}
-    shares, progress = _speakers(phase.method, number, epochs)
+    shares, (speakers, progress) = _speakers(phase.method, number, epochs)
     mixed = bool(data.train.mixup or data.train.cutmix or data.train.smoothing)
     say = partial(_say, frozen, needs.taps, phase.method.reads(networks), info.classes)
-    return Built(distiller.train(), frozen, shares, progress, say, info, mixed, needs.views)
+    return Built(distiller.train(), frozen, shares, progress, speakers, say, info, mixed, needs.views)
 
 
-def _speakers(method: Any, number: int, epochs: float) -> tuple[dict[str, float], Progress]:
+def _speakers(method: Any, number: int, epochs: float) -> tuple[dict[str, float], tuple[tuple[str, ...], Progress]]:
     moments = [Progress(number, step, step, epochs * step / MOMENTS, epochs) for step in range(MOMENTS)]
     asked = [method.asks(moment) for moment in moments]
     roles = dict.fromkeys(role for roles in asked for role in roles)
     shares = {role: sum(role in roles for roles in asked) / MOMENTS for role in roles}
-    return shares, max(zip(asked, moments, strict=True), key=lambda pair: len(pair[0]))[1]
+    return shares, max(zip(asked, moments, strict=True), key=lambda pair: len(pair[0]))
 
 
 def _networks(recipe: Recipe, number: int, info: DatasetInfo) -> Present:

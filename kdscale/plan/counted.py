@@ -114,7 +114,10 @@ def traced_step(built: Built, size: int, exchanged: list[Tensor]) -> dict[tuple[
     taught = {}
     for role in built.shares:
         with trace.of(role), torch.no_grad():
-            taught[role] = built.say(role, batch.images)
+            said = built.say(role, batch.images)
+        if role in built.speakers:
+            taught[role] = said
+        del said
     with trace.of(TRAINED):
         loss = sum(distiller(batch, taught).values())
     kept = trace.live

@@ -54,7 +54,7 @@ def _step(built: Built, images: int, device: torch.device) -> Callable[[], None]
     def step() -> None:
         distiller.before_step(built.progress)  # type: ignore[operator]
         with torch.no_grad():
-            taught = {role: built.say(role, batch.images) for role in built.shares}
+            taught = {role: built.say(role, batch.images) for role in built.speakers}
         sum(distiller(batch, taught).values()).backward()
         for parameter in distiller.parameters():
             parameter.grad = None

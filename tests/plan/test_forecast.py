@@ -13,7 +13,7 @@ import torch
 
 import kdscale.methods
 from kdscale.errors import DataError, NetworkError, RunError
-from kdscale.methods import DML, Crd, FitNets, Shake, Supervised
+from kdscale.methods import DML, RCO, Crd, FitNets, Shake, Supervised
 from kdscale.plan import Forecast, Machines, forecast, gpu_named
 from kdscale.plan.building import build, standing_in
 from kdscale.plan.counted import count
@@ -94,6 +94,22 @@ def test_a_bank_and_rows_from_all_ranks_are_counted() -> None:
     assert bank.counted.gathered.at(32) == 0  # its rows are exchanged after the step
     (relations,) = planned(tiny(FitNets(), batch_norm="sync"), gpus=4).phases
     assert relations.counted.gathers == 10  # a batch norm each
+
+
+def test_teachers_that_take_turns_share_the_time() -> None:
+    anchors = RCO().needs().frozen
+    teachers = {role: FromPhase("teacher") for role in anchors}
+    recipe = tiny(
+        RCO(),
+        networks={"student": Model("resnet8"), **teachers},
+        phases=(
+            Phase(Supervised(), epochs=4, name="teacher", networks={"student": Model("resnet14")}),
+            Phase(RCO(), epochs=4, name="student"),
+        ),
+    )
+    frozen = planned(recipe).phases[1].counted.frozen
+    assert len(frozen) == len(anchors)
+    assert sum(teacher.share for teacher in frozen.values()) == pytest.approx(1)
 
 
 def test_a_stored_teacher_costs_nothing(shake: Forecast) -> None:
@@ -177,7 +193,7 @@ def kept(recipe: Recipe, size: int) -> tuple[float, float]:
         return tensor
 
     with torch.no_grad():
-        taught = {role: built.say(role, batch.images) for role in built.shares}
+        taught = {role: built.say(role, batch.images) for role in built.speakers}
     with torch.autograd.graph.saved_tensors_hooks(seen, lambda t: t):
         losses = built.distiller(batch, taught)
     assert losses

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import kdscale.methods
-from kdscale.engine.stage import build_networks, fresh_network
+from kdscale.engine.sources import build_networks, fresh_network
 from kdscale.recipe import Model, Recipe, from_json, resolve, to_json
 from kdscale.recipe.load import recipes_of
 from kdscale.tasks import task_of
