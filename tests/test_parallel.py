@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kdscale.export.from_run import export_run
 from tests.engine import backends, small
 from tests.engine.launch import ROOT
 
@@ -121,6 +122,33 @@ def test_one_process_gives_the_curve_of_two(pool: Path, data: Path, tmp_path: Pa
 @pytest.mark.parametrize("name", backends.CASES)
 def test_one_process_gives_the_curve_of_two_for_every_case(name: str, worlds: Path) -> None:
     same_curve(worlds / name / "ddp-1", worlds / name / "ddp-2", WORLDS)
+
+
+@pytest.mark.slow
+def test_bf16_is_one_curve_under_every_back_end(data: Path, tmp_path: Path) -> None:
+    """Autocast is the distiller's own and weights stay float32: no back-end rounds more than another."""
+    for parallels in (["ddp", "fsdp2"], ["zero1", "zero2", "zero3"]):
+        train_all(tmp_path, data, parallels, 2, ["shake", "kd"], "precision=bf16")
+    for name in ("shake", "kd"):
+        for parallel in ("fsdp2", "zero1", "zero2", "zero3"):
+            same_curve(tmp_path / name / "ddp-2", tmp_path / name / f"{parallel}-2", (5e-3, 5e-3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["fsdp2-2", "zero3-2"])
+@pytest.mark.parametrize("name", ["kd", "shake"])
+def test_what_shards_trained_is_exported_whole_and_in_float32(name: str, parallel: str, pool: Path, zero: Path) -> None:
+    """The export proves its logits in fresh processes; the teacher is in no file of the run."""
+    run = (pool if parallel.startswith("fsdp2") else zero) / name / parallel
+    left = load_file(run / "phases" / "01-phase" / "end.safetensors")
+    assert all(n.startswith(("student.", "shadow.", "ema/")) for n in left)
+    assert {t.dtype for n, t in left.items() if t.is_floating_point()} == {torch.float32}
+    for what in ("student", "ema"):
+        written = load_file(export_run(run, run / what, what).folder / "model.safetensors")
+        source = "ema/body." if what == "ema" else "student.body."
+        held = {n.removeprefix(source): t for n, t in left.items() if n.startswith(source)}
+        assert held
+        assert all(torch.equal(written[n], t) for n, t in held.items())
 
 
 @pytest.mark.slow

@@ -166,7 +166,7 @@ def _phases(recipe: Recipe, folder: Folder, session: Session, reporter: Reporter
         if not upkeep.over or memory.owed is not None:
             with closing(upkeep):
                 Loop(stage, memory, meter, reporter, upkeep, signals).run()
-        elif _end_step(folder, number, stage) != memory.step:
+        elif session.once(partial(_end_step, folder, number, stage)) != memory.step:
             upkeep.finish()  # killed between the last save and the file of the phase's end
         done, start = memory.global_step, upkeep.last_save
         stage.wrapped.release()
@@ -220,6 +220,11 @@ def tell_back_end(stage: Stage, folder: Folder, reporter: Reporter) -> None:
     if session.size > 1 or session.parallel != "ddp":
         reporter.say(
             f"{session.parallel} on {session.size} ranks ({session.facts()['group']}), {session.local_size} on this machine"
+        )
+    devices = torch.cuda.device_count()
+    if session.size == 1 and devices > 1:
+        reporter.say(
+            f"1 process on a machine of {devices} GPUs: torchrun --nproc-per-node {devices} -m kdscale ... uses them all"
         )
     if told["configuration"]:
         reporter.say(f"DeepSpeed: {json.dumps(told['configuration'])}")

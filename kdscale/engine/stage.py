@@ -51,6 +51,7 @@ class Stage:
     answers: tuple[str, ...]  # names of what evaluations measure
     warnings: list[str] = field(default_factory=list)
     held: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # a small evaluation split, once it was read
+    _ema: Ema | None = field(default=None, init=False)
 
     @property
     def phase(self) -> Phase:
@@ -71,14 +72,15 @@ class Stage:
         micro = max(1, self.plan.batch // (self.session.size * self.recipe.machine.accumulate))
         value = self.phase.optimizer
         build = partial(build_optimizer, value=value)
-        return wrap(self.session, self.distiller, self.groups, build, clip=value.clip, batch=micro)
+        made = wrap(self.session, self.distiller, self.groups, build, clip=value.clip, batch=micro)
+        if self.recipe.ema:  # now, from the weights before the first step
+            self._ema = Ema(dict(student_of(self.distiller).named_parameters()), self.recipe.ema, made)
+        return made
 
-    @cached_property
+    @property
     def ema(self) -> Ema | None:
         """Of the student's weights as they lie on this rank."""
-        return (
-            Ema(dict(student_of(self.distiller).named_parameters()), self.recipe.ema, self.wrapped) if self.recipe.ema else None
-        )
+        return self._ema if self.wrapped else None
 
     def progress(self, step: int) -> Progress:
         return Progress(self.number, step, self.plan.position(step), self.plan.epoch(step), self.plan.epochs)

@@ -84,3 +84,12 @@ def test_deepspeeds_configuration_leaves_nothing_to_be_filled_in(stage: int) -> 
     assert told["gradient_clipping"] == 0.0, "without the key Accelerate puts in 1.0"
     assert (told["train_batch_size"], told["gradient_accumulation_steps"]) == (32, 1)
     assert configuration(stage, 0.5, 8, 4, 1000, cuda=True)["gradient_clipping"] == 0.5
+
+
+def test_restarts_by_torchrun_are_refused_where_they_would_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = small.write(tmp_path / "r.json", small.recipe(tmp_path))
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    told = small.kdscale("train", recipe, "--out", tmp_path / "out", expect=64).stderr
+    assert "torchrun was asked for 2 restarts" in told
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in told

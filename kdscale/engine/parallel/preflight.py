@@ -27,10 +27,21 @@ def before(machine: Machine, precision: str) -> None:
     devices = torch.cuda.device_count()
     if torch.cuda.is_available() and local > devices:
         raise RunError(f"{local} ranks were started on this machine but it has {devices} devices: --nproc-per-node {devices}")
+    _restarts()
     nodes = int(os.environ.get("GROUP_WORLD_SIZE", "0"))
     if nodes and nodes * local != ranks:
         raise RunError(
             f"the launcher announced {ranks} ranks, but {nodes} nodes of {local}: a launcher was started inside another; start one a node"
+        )
+
+
+def _restarts() -> None:
+    """A second round of torchrun's ranks finds the addresses of the first in the launcher's store, and hangs or dies."""
+    rounds = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if rounds > 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise RunError(
+            f"torchrun was asked for {rounds} restarts, which fail on its shared store: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, or take"
+            " --max-restarts 0 and start the same command again"
         )
 
 

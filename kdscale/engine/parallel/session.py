@@ -116,14 +116,14 @@ class Session:
             value = work()
         except Exception as error:
             fault = error
-        told = self.all_of(None if fault is None else (isinstance(fault, KdscaleError), str(fault), getattr(fault, "code", 70)))
+        told = self.all_of(None if fault is None else (_class_of(fault), str(fault), getattr(fault, "code", 70)))
         failed = [(rank, word) for rank, word in enumerate(told) if word]
         if not failed:
             return value  # type: ignore[return-value]
         if fault is not None:
             raise fault
         rank, (known, text, code) = failed[0]
-        theirs = KdscaleError(text if known else f"rank {rank} failed: {text}")
+        theirs = known(text) if known else KdscaleError(f"rank {rank} failed: {text}")
         theirs.code = code
         raise theirs
 
@@ -146,6 +146,11 @@ class Session:
     def close(self) -> None:
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _class_of(fault: Exception) -> type[KdscaleError] | None:
+    """Of an error of ours, which every rank raises as what it is: who handles it must do so on all of them."""
+    return type(fault) if isinstance(fault, KdscaleError) else None
 
 
 def connect(machine: Machine | None = None, precision: str = "fp32") -> Session:

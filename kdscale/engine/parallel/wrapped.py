@@ -83,12 +83,12 @@ class Wrapped(ABC):
         """Told after parts were written in place: gathered copies that a back-end keeps are stale."""
 
     def whole(self, parameter: nn.Parameter, part: Tensor) -> Tensor:
-        """The full tensor of which ``part`` lies here: on rank 0, which alone writes, a copy on the CPU. Every rank calls it, in
-        one order."""
+        """The full tensor of which ``part`` lies here: a copy on the CPU of rank 0, which alone writes; nothing on the others.
+        Every rank calls it, in one order."""
         return self.out(part.detach())
 
     def out(self, full: Tensor) -> Tensor:
-        return full.to("cpu", copy=True) if self.session.main else full
+        return full.to("cpu", copy=True) if self.session.main else full.new_empty(0)
 
     def cut(self, parameter: nn.Parameter, full: Tensor) -> Tensor:
         """What this rank holds of ``full``, a tensor of the parameter's full shape: :meth:`whole` backwards."""

@@ -80,6 +80,7 @@ class Zero(Wrapped):
         norm = self.engine.get_global_grad_norm()
         if not self.engine.was_step_applied():
             norm = float("inf")  # skipped for a gradient that is not finite
+            self.written()  # stage 3 let go of what is resident, and gathers it again only after a step
         return torch.as_tensor(0.0 if norm is None else norm, device=self.session.device).detach()
 
     def zero_grad(self) -> None:
@@ -129,7 +130,7 @@ class Zero(Wrapped):
             for entry, value in state.items():
                 if isinstance(value, Tensor) and value.shape == flat.buffer.shape:
                     for parameter, full in flat.whole(self.session.rows(value)):
-                        kept.setdefault(self._names[id(parameter)], {})[entry] = full
+                        kept.setdefault(self._names[id(parameter)], {})[entry] = self.out(full)
                 else:
                     for parameter, _, _ in flat.places:
                         kept.setdefault(self._names[id(parameter)], {})[entry] = value
