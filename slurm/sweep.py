@@ -35,6 +35,9 @@ def main() -> int:
     except KdscaleError as error:
         print(f"sweep.py: {error}", file=sys.stderr)
         return error.code
+    except OSError as error:
+        print(f"sweep.py: {error.filename}: {error.strerror}: give a path that can be used", file=sys.stderr)
+        return 64
     return 0
 
 
@@ -49,22 +52,19 @@ def written(words: list[str], grid: list[str], out: Path) -> list[str]:
     if not todo:
         raise KdscaleError("name at least one recipe: python slurm/sweep.py RECIPE[:NAME] ... --out DIR")
     places = [job.out for job in todo]
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(
-        out / LIST,
+    runs = [
         {
-            "folder": os.getcwd(),
-            "runs": [
-                {
-                    "out": str(job.out),
-                    "words": [job.reference, *job.words],
-                    "exported": job.exported,
-                    "after": [places.index(teacher.out) for teacher in job.after],
-                }
-                for job in todo
-            ],
-        },
-    )
+            "out": str(job.out),
+            "words": [job.reference, *job.words],
+            "exported": job.exported,
+            "after": [places.index(teacher.out) for teacher in job.after],
+        }
+        for job in todo
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / LIST).exists() and json.loads((out / LIST).read_text()).get("runs") != runs:
+        raise KdscaleError(f"{out / LIST} lists other runs, which an array may still ask for: give another --out")
+    write_json(out / LIST, {"folder": os.getcwd(), "runs": runs})
     return lines(len(todo), sum(job.exported for job in todo), out)
 
 
@@ -83,7 +83,7 @@ def element(out: Path, number: int) -> list[str]:
     """Folder to run in, folder of the run, 'export' or '', then the words of ``kdscale train``."""
     try:
         told = json.loads((out / LIST).read_text())
-        run = told["runs"][number]
+        run = dict(enumerate(told["runs"]))[number]
     except (OSError, ValueError, IndexError, KeyError):
         raise KdscaleError(
             f"{out / LIST} has no run {number}: write it by python slurm/sweep.py RECIPE... --out {out}"

@@ -135,6 +135,17 @@ def test_bf16_is_one_curve_under_every_back_end(data: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_a_step_that_is_skipped_is_skipped_alike(data: Path, tmp_path: Path) -> None:
+    """A loss that is no number on one rank, once: no weight moves there, and the steps after it are those of ddp."""
+    for parallels in (["ddp", "fsdp2"], ["zero1", "zero2", "zero3"]):
+        train_all(tmp_path, data, parallels, 2, ["poison"], "nonfinite=skip")
+    for parallel in ("ddp", "fsdp2", "zero1", "zero2", "zero3"):
+        run = tmp_path / "poison" / f"{parallel}-2"
+        assert "step 3 is skipped" in (run / "log.txt").read_text()
+        same_curve(tmp_path / "poison" / "ddp-2", run, BACKENDS)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["fsdp2-2", "zero3-2"])
 @pytest.mark.parametrize("name", ["kd", "shake"])
 def test_what_shards_trained_is_exported_whole_and_in_float32(name: str, parallel: str, pool: Path, zero: Path) -> None:

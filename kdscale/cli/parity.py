@@ -41,7 +41,7 @@ def run(
     steps: Steps = 20,
     out: Out = None,
 ) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         raise typer.BadParameter("parity starts the ranks itself: start it without torchrun")
     quiet_libraries()
     value = recipe_of(recipe, assignments)

@@ -31,7 +31,7 @@ Decode = Annotated[float | None, typer.Option("--decode", min=1e-3, help="Images
 Disk = Annotated[float | None, typer.Option("--disk", min=1e-3, help="GB/s of a machine's storage.")]
 FaultHours = Annotated[float | None, typer.Option("--fault-hours", min=1e-3, help="GPU-hours between two faults.")]
 Samples = Annotated[int | None, typer.Option("--samples", min=1, help="Of data that are not here.")]
-Classes = Annotated[int | None, typer.Option("--classes", min=1, help="Of data that are not here.")]
+Classes = Annotated[int | None, typer.Option("--classes", min=2, help="Of data that are not here.")]
 Probe = Annotated[bool, typer.Option("--probe", help="Time steps on this machine's GPU, which is of the named kind.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the tables there too.")]
 

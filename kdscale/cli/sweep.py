@@ -40,7 +40,7 @@ def run(
     from ..engine.sweep import Sweep, is_finished, jobs
     from ..report import results
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         raise typer.BadParameter("a sweep starts its runs itself, each on one device: start it without torchrun")
     references = [word for word in words if "=" not in word]
     if not references:

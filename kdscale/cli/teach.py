@@ -22,7 +22,7 @@ The same images come again, crop by crop and mixed alike, so the run learns what
 
 --keep all: every logit. --keep N: the N largest; the weight of all others is kept as one number and spread evenly. --keep label: the class alone.
 
-The same command continues what was interrupted, and adds epochs. Several processes share the work: torchrun --nproc-per-node 2 -m kdscale teach ..."""
+The same command continues what was interrupted at the last whole shard, and adds epochs. Several processes share the work: torchrun --nproc-per-node 2 -m kdscale teach ..."""
 
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="The store's folder.")]
 KeepOption = Annotated[str, typer.Option("--keep", metavar="all|N|label", help="What is kept of each answer.")]
@@ -40,6 +40,8 @@ def run(
     type: Type = "fp16",
     epochs: Epochs = None,
 ) -> None:
+    if epochs == 0:
+        raise typer.BadParameter("--epochs must be above 0")
     kept = kept_of(keep)
     quiet_libraries()
     value = recipe_of(recipe, assignments)

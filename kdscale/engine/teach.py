@@ -112,9 +112,19 @@ def with_stores(recipe: Recipe, roles: dict[int, tuple[str, ...]], out: Path) ->
 
 def _claim(out: Path, lock: Lock) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    foreign = [p.name for p in out.iterdir() if not p.name.startswith((".", lock.path.name)) and not _is_place(p)]
+    if foreign:
+        raise RunError(
+            f"{out} holds files that are no store's ({', '.join(sorted(foreign)[:3])}): choose an empty folder for --out"
+        )
     lock.take()
     for path in out.glob(f"*/*{TEMPORARY}*"):
         path.unlink()
+
+
+def _is_place(path: Path) -> bool:
+    """Whether it is a folder that an earlier start made: with its facts, or with nothing but what they were written through."""
+    return path.is_dir() and ((path / FACTS).is_file() or all(p.name.startswith(FACTS) for p in path.iterdir()))
 
 
 class Teaching:

@@ -46,14 +46,15 @@ CASES: dict[str, Method] = {
     "stage_by_stage": StageByStage(stages=2),
     "sftn": Sftn(),
 }
+OTHERS: dict[str, Method] = {"poison": witness.Poison()}
 STUDENT = Model("resnet8")
 TOKEN = Model("deit_tiny_distilled_patch16_224", drop_path=0.2, args=small.TINY)
 
 
 def recipe_of(name: str, data: Path, **changes: Any) -> Recipe:
     """Twenty steps a phase of one method: accumulation, EMA, mixing where the method bears it, BatchNorm over all ranks."""
-    method = CASES[name]
-    needs, token = method.needs(), name == "shake"
+    method = (CASES | OTHERS)[name]
+    needs, token = method.needs(), name in ("shake", "poison")
     networks = dict.fromkeys((*needs.trained, *needs.drawn), TOKEN if token else STUDENT)
     networks |= {role: Model("resnet8x4", floor=0) for role in needs.frozen}
     if name == "sftn":

@@ -13,8 +13,11 @@ from torch import nn
 
 from kdscale.engine.ema import Ema
 from kdscale.engine.files import write_tensors
-from kdscale.engine.parallel import connect, wrap
+from kdscale.engine.meter import Meter
+from kdscale.engine.parallel import Session, connect, wrap
+from kdscale.methods import Supervised
 from kdscale.recipe import Ema as EmaValue
+from tests.engine import stages
 
 
 def module() -> nn.Module:
@@ -111,3 +114,17 @@ def test_saved_and_loaded_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     fresh.update()
     assert fresh.updates == ema.updates == 5
     assert all(torch.equal(t, ema.average[name]) for name, t in fresh.average.items())
+
+
+def test_a_phases_average_begins_with_the_weights_before_its_first_step(data: Path, session: Session) -> None:
+    (stage,) = stages.stages(stages.recipe_of(Supervised(), "token", data), session)
+    before = {name: p.detach().clone() for name, p in stage.distiller.student.named_parameters()}
+    stages.run(stage, Meter(session), 0, 1)
+    assert stage.ema is not None
+    assert stage.ema.updates == 1
+    moved = dict(stage.distiller.student.named_parameters())
+    for name, average in stage.ema.average.items():
+        expected = before[name].lerp(moved[name].detach(), 1 - stage.ema.decay())
+        torch.testing.assert_close(average, expected, rtol=1e-6, atol=1e-8)
+    assert any(not torch.equal(average, moved[name]) for name, average in stage.ema.average.items())
+    stage.wrapped.release()

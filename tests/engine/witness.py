@@ -1,4 +1,4 @@
-"""A method that writes down which samples it was given: supervised learning, and a line a micro-batch beside the run.
+"""Methods for tests: one that writes down which samples it was given, a line a micro-batch; one whose loss breaks.
 
 Each process writes a file of its own, ``OUT/../seen/<run>-<pid>.jsonl``, named by the variable below.
 """
@@ -9,6 +9,9 @@ import json
 import os
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
+from torch import Tensor
 
 from kdscale.methods.supervised import Supervised, SupervisedDistiller
 from kdscale.recipe.frozen import value
@@ -39,6 +42,33 @@ class WitnessDistiller(SupervisedDistiller):
         with (Path(os.environ[FOLDER]) / f"{os.getpid()}.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         return super().losses(batch, taught)
+
+
+@value
+class Poison(Supervised):
+    """Its loss is not finite in one step, on the last rank alone."""
+
+    step: int = 3
+    kind: Literal["poison"] = "poison"  # type: ignore[assignment]
+
+    def build(self, context: Context) -> PoisonDistiller:
+        return PoisonDistiller(self, context)
+
+
+class PoisonDistiller(SupervisedDistiller):
+    poison: Tensor  # [] float: 1, or what makes the loss no number
+
+    def __init__(self, method: Poison, context: Context) -> None:
+        super().__init__(context)
+        self.at, self.last = method.step, context.world.rank == context.world.size - 1
+        self.register_buffer("poison", torch.ones(()), persistent=False)
+
+    def before_step(self, progress: Progress) -> None:
+        super().before_step(progress)
+        self.poison.fill_(float("nan") if self.last and progress.step == self.at else 1.0)
+
+    def losses(self, batch: Batch, taught: Taught) -> Losses:
+        return {name: self.poison * loss for name, loss in super().losses(batch, taught).items()}
 
 
 def seen(folder: Path) -> dict[int, set[tuple[int, int]]]:
