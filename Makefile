@@ -27,12 +27,12 @@ lint: $(MARK)
 	$(BIN)/mypy
 
 tests: $(MARK)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test: lint tests
 
 test-slow: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slurm"
 
 test-slurm: $(MARK)
 	$(BIN)/python -m pytest -m slurm tests/slurm --durations=0

@@ -22,7 +22,7 @@ FOLDER = "KDSCALE_TESTS_SEEN"
 
 @value
 class Witness(Supervised):
-    kind: Literal["witness"] = "witness"  # type: ignore[assignment]
+    kind: Literal["tests-witness"] = "tests-witness"  # type: ignore[assignment]
 
     def build(self, context: Context) -> WitnessDistiller:
         return WitnessDistiller(context)
@@ -49,7 +49,7 @@ class Poison(Supervised):
     """Its loss is not finite in one step, on the last rank alone."""
 
     step: int = 3
-    kind: Literal["poison"] = "poison"  # type: ignore[assignment]
+    kind: Literal["tests-poison"] = "tests-poison"  # type: ignore[assignment]
 
     def build(self, context: Context) -> PoisonDistiller:
         return PoisonDistiller(self, context)
