@@ -81,11 +81,11 @@ def worlds(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def same_curve(a: Path, b: Path, tolerances: tuple[float, float]) -> None:
+def same_curve(a: Path, b: Path, tolerances: tuple[float, float], steps: int = backends.STEPS) -> None:
     """Losses of every step of every phase, and what each phase left: weights, running statistics and the average."""
     tolerance, of_weights = tolerances
     mine, theirs = small.losses(a), small.losses(b)
-    assert len(mine) == len(theirs) >= backends.STEPS
+    assert len(mine) == len(theirs) >= steps
     for x, y in zip(mine, theirs, strict=True):
         assert x[:3] == y[:3]
         assert x[4].keys() == y[4].keys()
@@ -142,7 +142,7 @@ def test_a_step_that_is_skipped_is_skipped_alike(data: Path, tmp_path: Path) -> 
     for parallel in ("ddp", "fsdp2", "zero1", "zero2", "zero3"):
         run = tmp_path / "poison" / f"{parallel}-2"
         assert "step 3 is skipped" in (run / "log.txt").read_text()
-        same_curve(tmp_path / "poison" / "ddp-2", run, BACKENDS)
+        same_curve(tmp_path / "poison" / "ddp-2", run, BACKENDS, backends.STEPS - 1)
 
 
 @pytest.mark.slow

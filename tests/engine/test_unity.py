@@ -34,6 +34,7 @@ def main(data: Path) -> None:
     with pytest.raises(Drifted, match=f"different '{re.escape(name)}' after step 7 of phase 'phase'") as told:
         require_unity(stage, 7)
     assert told.value.code == FAULT
+    stage.wrapped.release()
     session.close()
 
 
