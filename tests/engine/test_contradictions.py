@@ -15,6 +15,7 @@ from tests.engine import small
 
 CONTRADICTIONS = [
     ({"ACCELERATE_USE_DEEPSPEED": "true"}, Machine(), "machine.parallel=ddp"),
+    ({"ACCELERATE_USE_CPU": "true"}, Machine(parallel="zero1"), "machine.parallel=zero1"),
     ({"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, Machine(parallel="zero2"), "machine.parallel=zero2"),
     ({"ACCELERATE_DEEPSPEED_CONFIG_FILE": "ds.json"}, Machine(parallel="zero2"), "builds DeepSpeed's configuration itself"),
     ({"ACCELERATE_USE_FSDP": "true"}, Machine(parallel="zero1"), "machine.parallel=zero1"),

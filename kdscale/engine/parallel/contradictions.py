@@ -30,6 +30,7 @@ def _known(machine: Machine, precision: str) -> dict[str, tuple[str, tuple[str, 
     sharded = machine.parallel == "fsdp2"
     return {
         "ACCELERATE_USE_DEEPSPEED": (ours, ("true", "1", "yes") if zero else ()),
+        "ACCELERATE_USE_CPU": (f"{ours}, which Accelerate passes over then", () if zero else ("true", "1", "yes")),
         "ACCELERATE_DEEPSPEED_ZERO_STAGE": (ours, (machine.parallel[-1],) if zero else ()),
         "ACCELERATE_DEEPSPEED_CONFIG_FILE": (f"{ours} builds DeepSpeed's configuration itself", ()),
         "ACCELERATE_USE_FSDP": (ours, ("true", "1", "yes") if sharded else ()),
