@@ -14,6 +14,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 
 from ..errors import KdscaleError
+from .deadline import Deadline
 
 DONE, USAGE, FAULT, MEMORY, HANG, STOPPED, ABANDONED = 0, 64, 70, 71, 72, 75, 76
 
@@ -55,13 +56,14 @@ class RankLost(KdscaleError):
 class Signals:
     """While it lasts, SIGTERM, SIGUSR1 and Ctrl-C ask for a stop at the end of the step; a second one within 5 s ends at once (76).
 
-    Schedulers announce the end of a job by either of the first two.
+    Schedulers announce the end of a job by either of the first two; where they have told its time instead, that asks too.
     """
 
     ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
     def __init__(self) -> None:
-        self.asked: str | None = None
+        self.deadline = Deadline()
+        self._asked: str | None = None
         self.abandon: Callable[[str], None] = lambda name: None  # what there is to do before a second signal ends the process
         self._at = 0.0
         self._former: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
@@ -79,15 +81,25 @@ class Signals:
         for number, former in self._former.items():
             signal.signal(number, former)
 
+    @property
+    def asked(self) -> str | None:
+        """What asked for a stop, if anything did."""
+        if self._asked is None and self.deadline.near:
+            self._asked = "the job's time limit"
+        return self._asked
+
+    def ask(self, what: str) -> None:
+        self._asked = what
+
     def _seen(self, number: int, frame: FrameType | None) -> None:
         # A terminal's Ctrl-C reaches a rank twice, from the terminal and from its launcher: within half a second it is one.
         since = time.monotonic() - self._at
-        if self.asked and 0.5 < since < 5.0:
+        if self._asked and 0.5 < since < 5.0:
             try:
                 self.abandon(signal.Signals(number).name)
             finally:
                 os._exit(ABANDONED)
-        self.asked = signal.Signals(number).name
+        self.ask(signal.Signals(number).name)
         self._at = time.monotonic()
 
 
@@ -95,5 +107,5 @@ _here: Signals | None = None  # a process has one set of handlers
 
 
 def asked() -> str | None:
-    """The signal by which this process was asked to stop, if any."""
+    """What asked this process to stop, if anything did."""
     return None if _here is None else _here.asked

@@ -141,7 +141,9 @@ class Loop:
         if step == 0:
             require_unity(stage, step)
         self.meter.images += size
-        memory.seconds += time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        memory.seconds += seconds
+        self.signals.deadline.step, self.signals.deadline.save = seconds, upkeep.writer.seconds
         self.reporter.advance(memory.step, size)
         if memory.step % stage.recipe.machine.log_every == 0 or last:
             self.agreement.settle()

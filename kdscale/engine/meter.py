@@ -23,8 +23,9 @@ class Meter:
         self.sums: Tensor | None = None
         self.count = 0  # micro-batches of this rank
         self.images = 0  # of all ranks
-        self.waited = 0.0  # seconds in which the device had no data
+        self.waited = 0.0  # seconds in which this rank's device had no data
         self.since = time.perf_counter()
+        self.waits: list[float] = []  # share of the last line's time in which each rank waited for data
         self.epoch_sum: Tensor | None = None  # of the whole loss, since the epoch began
         self.epoch_count = 0
 
@@ -50,16 +51,22 @@ class Meter:
         return mean
 
     def line(self) -> dict[str, Any]:
-        """Means over micro-batches and ranks, and the speed; then begins anew. A collective."""
+        """Means over micro-batches and ranks, the speed, and the wait for data of the rank that waited longest; then begins
+        anew. A collective."""
         if self.sums is None:
             return {}
-        means = (self.session.total(self.sums) / (self.session.size * self.count)).tolist()
+        ranks = self.session.size
+        waits = torch.zeros(ranks, dtype=torch.float64, device=self.sums.device)
+        waits[self.session.rank] = self.waited
+        told = self.session.total(torch.cat([self.sums, waits])).tolist()
+        means = [value / (ranks * self.count) for value in told[:-ranks]]
         seconds = time.perf_counter() - self.since
+        self.waits = [waited / seconds if seconds else 0.0 for waited in told[-ranks:]]
         line = {
             "loss": sum(means),
             "losses": dict(zip(self.names, means, strict=True)),
             "images_per_second": self.images / seconds if seconds else 0.0,
-            "data_wait": self.waited / seconds if seconds else 0.0,
+            "data_wait": max(self.waits),
         }
         self.reset()
         return line

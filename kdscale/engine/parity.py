@@ -221,7 +221,7 @@ def told_of(row: Row, code: int) -> tuple[str, str]:
         pass
     lines = row.log.read_text(errors="replace").splitlines()
     known = [line.partition("kdscale: ")[2] for line in lines if re.match(r"(\[\w+\]:)?kdscale: ", line)]
-    return "failed", known[0] if known else f"it ended with {code}"
+    return ("refused" if code == USAGE else "failed"), known[0] if known else f"it ended with {code}"
 
 
 def _unfit(row: Row) -> KdscaleError:

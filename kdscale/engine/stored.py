@@ -228,8 +228,8 @@ class Present(dict[str, Any]):
         if not isinstance(source, Stored):
             raise KeyError(role)
         raise RecipeError(
-            f"phase {self.phase.name!r}: method {kind_of(self.phase.method)!r} reads the {role}'s network, and {source.name!r} holds"
-            f" its answers alone: name the network, networks.{role}=NAME, or take a method that needs logits alone"
+            f"phase {self.phase.name!r}: method {kind_of(self.phase.method)!r} reads the {role}'s network itself, which stored answers"
+            f" ({source.name}) cannot stand for: name the network, networks.{role}=NAME, or take a method that needs logits alone"
         )
 
     def refuse_readers(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import socket
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from .pulse import beat
 from .reporter import Reporter
 from .schedule import TRAINING, over
 from .stage import Stage
+from .stragglers import Stragglers
 from .unity import require_unity
 from .writer import TRIES, Writer
 
@@ -33,6 +36,7 @@ class Upkeep:
         self.last_save: Path | None = None  # complete, of this run
         self.seconds = 0.0  # that the last call of run() took
         self.writer = Writer(folder, stage.recipe.checkpointing.keep, reporter)
+        self._stragglers = Stragglers()
         self._under_way: int | None = None  # global step of the save that is being written
         self._file_epochs = self._epochs_named_later()
 
@@ -161,6 +165,18 @@ class Upkeep:
         left = (plan.position(plan.total_steps) - progress.position) / max(line["images_per_second"], 1e-9)
         at_most = {"at_most": True} if getattr(self.stage.phase.schedule, "stops", False) else {}
         self.reporter.train(self._place(progress) | {"steps": plan.total_steps, "lr": rate, "eta": left} | at_most | line)
+        self._name_slow_ranks()
+
+    def _name_slow_ranks(self) -> None:
+        slow = self._stragglers.found(self.meter.waits)
+        if not slow:
+            return
+        machines, waits = self.stage.session.all_of(socket.gethostname()), self.meter.waits
+        for rank in slow:
+            self.reporter.say(
+                f"rank {rank} ({machines[rank]}) waits for data {100 * waits[rank]:.0f} % of the time, and the others with it; they"
+                f" themselves wait {100 * statistics.median(waits):.0f} %: look at that machine's storage and cores"
+            )
 
     def _place(self, progress: Progress) -> dict[str, Any]:
         return {

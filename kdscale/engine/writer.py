@@ -7,6 +7,7 @@ next waits for it: a save that was asked for is never left out, and a disk slowe
 from __future__ import annotations
 
 import copy
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -28,6 +29,7 @@ class Writer:
     def __init__(self, folder: Folder, keep: int, reporter: Reporter) -> None:
         self.folder, self.keep, self.reporter = folder, keep, reporter
         self.failed = 0  # saves in a row
+        self.seconds = 0.0  # that the last save took
         self._thread = ThreadPoolExecutor(1, "save")  # begins with the first save
         self._under_way: tuple[int, Future[Path]] | None = None  # global step
 
@@ -73,7 +75,9 @@ class Writer:
 
     def _commit(self, step: int, save: Save) -> Path:
         """On the thread: the save, and then what it makes of those before it."""
+        started = time.perf_counter()
         path = checkpoint.write(self.folder.checkpoints, step, save)
+        self.seconds = time.perf_counter() - started
         with suppress(OSError):  # the save stands; the next one tries again
             self._clear_up(step, save.facts["memory"])
         return path

@@ -224,7 +224,7 @@ def asked_at(patch: Patch, phase: int, step: int) -> None:
 
     def instead(loop: Loop, at: int, batches: Any) -> None:
         if (loop.stage.number, at) == (phase, step):
-            loop.signals.asked = "SIGTERM"
+            loop.signals.ask("SIGTERM")
         before(loop, at, batches)
 
     patch.setattr(Loop, "step", instead)

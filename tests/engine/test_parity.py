@@ -177,6 +177,8 @@ def test_a_run_is_told_by_its_verdict_or_else_by_its_log(tmp_path: Path) -> None
     assert told_of(row, 1) == ("failed", "WORLD_SIZE is 2 but RANK is not set")
     row.log.write_text("Segmentation fault\n")
     assert told_of(row, -11) == ("failed", "it ended with -11")
+    row.log.write_text("kdscale: no field 'epoch': did you mean 'epochs'?\n")
+    assert told_of(row, 64) == ("refused", "no field 'epoch': did you mean 'epochs'?")
     (row.out / "verdict.json").write_text(json.dumps({"code": 64, "reason": "cannot be\nsharded"}))
     assert told_of(row, 1) == ("refused", "cannot be sharded")
     (row.out / "verdict.json").write_text(json.dumps({"code": 70, "reason": "not finite"}))

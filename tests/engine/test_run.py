@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,18 @@ def test_asked_to_stop_it_saves_and_says_75(never_stopped: tuple[Path, Path], tm
     assert number.name in verdict["reason"]
     small.kdscale("train", recipe, "--out", tmp_path / "out")
     same(tmp_path / "out", whole)
+
+
+@pytest.mark.slow
+def test_a_job_that_nears_its_time_limit_saves_and_says_75(
+    never_stopped: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under plain ``srun``, which sends no signal before it kills."""
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 20))
+    process = small.start("train", never_stopped[0], "steps=4000", "--out", tmp_path / "out")
+    rest = process.communicate()[0]
+    assert process.returncode == 75, rest
+    assert small.verdict(tmp_path / "out")["reason"].startswith("the job's time limit asked for a stop; saved")
 
 
 def test_a_second_start_in_the_same_folder_is_refused(never_stopped: tuple[Path, Path], tmp_path: Path) -> None:

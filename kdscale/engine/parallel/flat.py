@@ -33,10 +33,12 @@ class Flat:
             else:
                 yield parameter, gathered.flatten()[offset : offset + length].view(parameter.shape)
 
-    def mine(self, fulls: list[Tensor], rank: int, ranks: int) -> Tensor:
-        """This rank's buffer of the full tensors of ``places``; padding is zero."""
+    def mine(self, fulls: list[Tensor | None], rank: int, ranks: int) -> Tensor:
+        """This rank's buffer of the full tensors of ``places``; padding, and what is ``None``, is zero."""
         table = torch.zeros(ranks, self.buffer.numel(), dtype=self.buffer.dtype)
         for (_, offset, length), full in zip(self.places, fulls, strict=True):
+            if full is None:
+                continue
             if self.rows:
                 padded = torch.zeros(ranks * length, dtype=table.dtype)
                 padded[: full.numel()] = full.flatten()

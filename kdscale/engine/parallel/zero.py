@@ -139,13 +139,16 @@ class Zero(Wrapped):
                 yield name, kept.get(name, {})
 
     def put_state(self, by_name: dict[str, dict[str, Any]], clocks: list[dict[str, Any]]) -> None:
-        """As :meth:`Wrapped.put_state`. What SGD and AdamW keep of a group are the recipe's own settings: no clock to set."""
+        """As :meth:`Wrapped.put_state`. What SGD and AdamW keep of a group are the recipe's own settings: no clock to set.
+
+        A buffer has one step count: that of its members, and where some have no state yet, that of those which have.
+        """
         for flat in self._flats:
-            first = by_name.get(self._names[id(flat.places[0][0])], {})
+            members = [by_name.get(self._names[id(p)], {}) for p, _, _ in flat.places]
             state: dict[str, Any] = {}
-            for entry, value in first.items():
+            for entry, value in {entry: value for kept in members for entry, value in kept.items()}.items():
                 if isinstance(value, Tensor) and value.ndim:
-                    fulls = [by_name[self._names[id(p)]][entry] for p, _, _ in flat.places]
+                    fulls = [kept.get(entry) for kept in members]
                     state[entry] = flat.mine(fulls, self.session.rank, self.session.size)
                 else:
                     state[entry] = value.to(flat.buffer.device) if isinstance(value, Tensor) else value
