@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import traceback
 
@@ -101,7 +102,17 @@ def unreachable(error: OSError) -> int:
 
 
 def fail(text: str, code: int) -> int:
-    """One line on rank 0: every rank raises the same error."""
-    if os.environ.get("RANK", "0") == "0":
-        typer.echo(f"kdscale: {' '.join(text.splitlines())}", err=True)
+    """One line on rank 0: every rank that has joined the others raises the same error. Before that a machine may be the only
+    one that has it, and its first rank tells."""
+    given, line = os.environ, " ".join(text.splitlines())
+    if given.get("RANK", "0") == "0":
+        typer.echo(f"kdscale: {line}", err=True)
+    elif given.get("LOCAL_RANK") == "0" and not _joined():
+        typer.echo(f"kdscale: rank {given['RANK']} on {socket.gethostname()}: {line}", err=True)
     return code
+
+
+def _joined() -> bool:
+    """Looked up, not imported: torch is not needed to say that a word is wrong."""
+    session = sys.modules.get("kdscale.engine.parallel.session")
+    return session is not None and session.joined

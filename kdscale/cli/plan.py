@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,7 +64,7 @@ def run(
     settings = {"bandwidth": bandwidth, "cores": cores, "decode": decode, "disk": disk, "fault_hours": fault_hours}
     given: dict[str, Any] = {name: Known(float(number), "given") for name, number in settings.items() if number is not None}
     machines = Machines(nodes, gpus, _gpu(gpu, probe), price, **given)
-    measured = seconds_of if probe or gpu == CPU else None
+    measured = partial(seconds_of, "cpu" if gpu == CPU else "cuda") if probe or gpu == CPU else None
     made = forecast(value, machines, samples=samples, classes=classes, probe=measured)
     told = list(tables(made))
     if json_file is not None:

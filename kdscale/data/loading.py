@@ -57,7 +57,11 @@ def worker_count(workers: int | Literal["auto"], local_ranks: int, micro_batch: 
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: its affinity, as Slurm sets it, and its control group's quota."""
+    """Cores that this process may use: its affinity, as Slurm sets it, its control group's quota, and KDSCALE_CORES, by which a
+    sweep deals them to runs side by side."""
+    given = os.environ.get("KDSCALE_CORES", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -144,9 +145,15 @@ class TrainStream:
             self._loading = None
 
 
+@cache
+def copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for as long as the process lives: memory that is free on one stream is not given to another."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """Prepares each batch on a stream of its own while the one before is trained on; CUDA alone."""
-    copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    copying = copy_stream(device)
     copying.wait_stream(torch.cuda.current_stream(device))  # which still makes the constants of normalisation
 
     def prepare() -> tuple[Batch, torch.cuda.Event] | None:

@@ -10,9 +10,10 @@ import torch
 
 from ..errors import KdscaleError
 from ..networks import foreign_noise
-from ..recipe import FromPhase, Recipe, resolve, to_plain
-from ..recipe.resolve import digest
+from ..recipe import FromPhase, Recipe, resolve
 from .describe import describe
+from .idle import look_for_idle
+from .keeper import statistic_names
 from .meter import Meter
 from .parallel import Session
 from .reporter import duration
@@ -20,6 +21,7 @@ from .run import agree_on_start, check_names, judge_teachers
 from .stage import Stage, build_stage
 
 WARM, TIMED = 1, 2
+SMALL = 64  # images from which a BatchNorm's own statistics are taken to be good enough
 
 
 def check(recipe: Recipe, session: Session, say: Callable[[str], None]) -> None:
@@ -30,7 +32,7 @@ def check(recipe: Recipe, session: Session, say: Callable[[str], None]) -> None:
     total = 0.0
     for number, phase in enumerate(recipe.phases):
         stage = build_stage(recipe, number, session, None)
-        agree_on_start(stage, stage.train_split.info.identity + digest(to_plain(recipe)))
+        agree_on_start(stage)
         check_names(stage)
         for text in stage.warnings:
             say(f"warning: {text}")
@@ -38,7 +40,7 @@ def check(recipe: Recipe, session: Session, say: Callable[[str], None]) -> None:
             say(f"note: {text}")
         if not any(isinstance(source, FromPhase) for source in phase.networks.values()):
             judge_teachers(stage, _Saying(say))
-        seconds, waited = timed_step(stage)
+        seconds, waited = timed_step(stage, say)
         whole = seconds * stage.plan.total_steps
         total += whole
         say(
@@ -60,6 +62,9 @@ def notes(stage: Stage) -> list[str]:
             said.append(
                 f"{role} draws by {', '.join(drawn)} from a generator of its own: its noise depends on the number of ranks"
             )
+    ranks, rows = stage.session.size, stage.plan.batch // (stage.session.size * stage.recipe.machine.accumulate)
+    if ranks > 1 and stage.recipe.batch_norm == "local" and rows < SMALL and statistic_names(stage.distiller):
+        said.append(f"each BatchNorm sees {rows} images of its own rank: below {SMALL} batch_norm=sync is the safer choice")
     if stage.phase.method.needs().couples == "micro-batch":
         said.append("the method couples the samples of a micro-batch: accumulation changes the curve")
     return said
@@ -75,7 +80,7 @@ class _Saying:
         return lambda *_: None
 
 
-def timed_step(stage: Stage) -> tuple[float, float]:
+def timed_step(stage: Stage, say: Callable[[str], None]) -> tuple[float, float]:
     """(seconds a step, share of them without data) of a few steps from the start of the phase. Raises KdscaleError for a loss
     that is not finite."""
     stage.distiller.train()
@@ -97,6 +102,8 @@ def timed_step(stage: Stage) -> tuple[float, float]:
                 taught = stage.teach(batch, progress)
                 losses = stage.wrapped.accumulate(batch, taught, 1 / len(micro), number == len(micro) - 1)
                 meter.add(losses)
+            if step == 0:
+                look_for_idle(stage, say)
             stage.wrapped.update(stage.phase.optimizer.clip)
             stage.distiller.after_step(progress)  # type: ignore[operator]
         _wait(stage)

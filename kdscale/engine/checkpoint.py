@@ -15,8 +15,10 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from .slices import cut, joined, places, taken
 
 FORMATS = (1, 2)  # 2: tensors cut by rows; a save without them is still written as 1
 PARTS = ("trained", "buffers", "statistics")
+LATE = 60.0  # seconds by which a shared folder may be behind on another machine
 FILE_LIMIT = 2**30  # bytes of a part in one file
 UNFINISHED, LEAVING, FORMER = ".tmp-", ".del-", ".old-"  # before the name of a save that is being written, removed, replaced
 
@@ -97,6 +100,24 @@ def _write_part(aside: Path, part: str, tensors: dict[str, Tensor], files: dict[
 def seal(facts: dict[str, Any]) -> str:
     """sha256 of all that a save.json says besides it."""
     return hashlib.sha256(json.dumps({k: v for k, v in facts.items() if k != "sha256"}).encode()).hexdigest()
+
+
+def read_on(path: Path, told: str | None) -> Save:
+    """As :func:`read`, on a machine that may see late what rank 0 has chosen by its seal ``told``."""
+    end = time.monotonic() + LATE
+    while True:
+        try:
+            save = read(path)
+            if save.facts.get("sha256") != told:
+                raise RunError(f"{path} is another save here than on rank 0: the ranks must share one folder")
+            return save
+        except RunError as error:
+            if time.monotonic() > end:
+                error.code = 70  # of this machine, not of the command: it may be right on another
+                raise
+        with suppress(OSError):
+            os.listdir(path.parent)  # asks the server anew
+        time.sleep(0.5)
 
 
 def read(path: Path) -> Save:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,16 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     finally:
         aside.unlink(missing_ok=True)
     flush_folder(path.parent)
+
+
+def awaited(path: Path, patience: float) -> Path:
+    """``path``, once it is seen here: over a network a file that another machine has written may be late by seconds."""
+    end = time.monotonic() + patience
+    while not path.exists() and time.monotonic() < end:
+        with suppress(OSError):
+            os.listdir(path.parent)  # asks the server anew
+        time.sleep(0.2)
+    return path
 
 
 def sha256(path: Path) -> str:

@@ -41,6 +41,7 @@ OURS = {
     "parallel.json",
 }
 OF_RANKS = ("fault-*.json", "stacks-*.txt")
+SHAPING = ("ACCELERATE_", "CUDA_", "DS_", "FSDP_", "GLOO_", "KDSCALE_", "NCCL_", "OMP_", "SLURM_JOB", "TORCH_")  # variables
 FOLDERS = {"checkpoints", "phases", "export", "best", "tracking"}
 SHARDS = "shards"  # data that a run may lie beside; never removed
 LENGTHS = ("epochs", "steps")
@@ -212,11 +213,7 @@ def environment() -> dict[str, Any]:
         "device": device,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "command": " ".join(["kdscale", *sys.argv[1:]]),
-        "variables": {
-            name: value
-            for name, value in sorted(os.environ.items())
-            if name.startswith(("ACCELERATE_", "KDSCALE_", "SLURM_JOB"))
-        },
+        "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith(SHAPING)},
     }
 
 

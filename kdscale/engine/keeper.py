@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RunError
-from .checkpoint import Save
+from .checkpoint import LATE, Save
 from .faults import SaveFailed
-from .files import write_tensors
+from .files import awaited, write_tensors
 from .folder import Folder
 from .meter import Meter
 from .stage import Stage, student_of
@@ -104,7 +104,7 @@ def collect(stage: Stage, memory: Memory, meter: Meter) -> Save:
 def buffers_of(module: nn.Module) -> dict[str, Tensor]:
     """Copies, on the CPU, of what a state holds besides parameters."""
     state = module.state_dict(keep_vars=True)
-    return {name: t.detach().cpu().clone() for name, t in state.items() if not isinstance(t, nn.Parameter)}
+    return {name: t.detach().to("cpu", copy=True) for name, t in state.items() if not isinstance(t, nn.Parameter)}
 
 
 def put_weights(stage: Stage, save: Save) -> None:
@@ -123,6 +123,12 @@ def restore(stage: Stage, save: Save, meter: Meter) -> Memory:
     rows = save.statistics.get("ranks")
     if rows is not None and len(rows) == stage.session.size:
         set_statistics(stage, rows[stage.session.rank].to(stage.session.device))
+    ranks = save.facts.get("world", {}).get("ranks", stage.session.size)
+    if ranks != stage.session.size and stage.recipe.batch_norm == "local" and statistic_names(stage.distiller):
+        stage.warnings.append(
+            f"the save is of {ranks} ranks and these are {stage.session.size}: each BatchNorm sees micro-batches of another size from"
+            " here, so the curve is not the one that it would have been; batch_norm=sync does not depend on the ranks"
+        )
     others = {name: t for name, t in save.trained.items() if name.partition("/")[0] not in ("param", "ema")}
     stage.wrapped.load_optimizer_state(others, save.facts["optimizer"])
     if stage.ema:
@@ -156,6 +162,7 @@ def write_phase_file(stage: Stage, folder: Folder, name: str, memory: Memory) ->
             raise SaveFailed(f"{path / name}.safetensors could not be written ({error}): make room and start again") from None
 
     stage.session.once(write)
+    awaited(folder.phase_path(stage.number, stage.phase.name) / f"{name}.safetensors", LATE)
 
 
 def role_prefixes(stage: Stage) -> dict[str, str]:

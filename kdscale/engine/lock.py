@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -22,6 +24,18 @@ from ..errors import RunError
 BEAT = 30.0  # seconds
 STALE = 300.0
 UNREADABLE = 5.0  # after which a lock that cannot be read (a power cut leaves zeros) has no holder
+ENDED = (
+    "COMPLETED",
+    "CANCELLED",
+    "FAILED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "DEADLINE",
+    "BOOT_FAIL",
+    "PREEMPTED",
+    "PENDING",
+)
 PATIENCE = 15.0  # for rivals that remove the same dead lock
 
 
@@ -150,7 +164,20 @@ def _alive(holder: dict[str, Any], age: float) -> bool:
         return bool(started(holder["pid"]) == holder["started"])
     if me["job"] is not None and holder.get("job") == me["job"] and holder.get("restart", 0) < me["restart"]:
         return False  # Slurm starts a job again only after its processes have ended
+    if holder.get("job") not in (None, me["job"]) and _job_ended(str(holder["job"])):
+        return False
     return abs(age) < STALE
+
+
+def _job_ended(job: str) -> bool:
+    """Whether Slurm says so. Without an answer it may live."""
+    words = ["scontrol", "--oneliner", "show", "job", job]
+    try:
+        told = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return False
+    states = re.findall(r"\bJobState=(\w+)", told)
+    return bool(states) and all(state in ENDED for state in states)
 
 
 def _me() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ..errors import DataError
 from ..types import Batch
 from .agreement import Agreement
 from .faults import Signals, Stopped
+from .idle import look_for_idle
 from .keeper import Memory
 from .meter import Meter, Sums
 from .pulse import beat
@@ -34,6 +35,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.agreement = Agreement(self.stage.session, self.signals, self.stage.phase.name)
+        self._begun = self.memory.step
 
     def run(self) -> None:
         """Raises Stopped after saving when a stop was asked for, NonFinite, or, after saving, the DataError of whichever rank had one."""
@@ -68,6 +70,8 @@ class Loop:
             taught = stage.teach(batch, progress)
             losses = stage.wrapped.accumulate(batch, taught, 1.0 / len(micro), last=number == len(micro) - 1)
             total += self.meter.add(losses)
+        if step == self._begun:
+            look_for_idle(stage, self.reporter.say)
         if self._update(step, micro, total, before):
             stage.distiller.after_step(progress)  # type: ignore[operator]
             if stage.ema:

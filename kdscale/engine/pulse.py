@@ -22,7 +22,7 @@ from .parallel import Session
 
 BEAT = 5.0  # seconds
 ANSWER = 5.0  # seconds that the store may take
-WAITING = ("torch/distributed/", "torch/autograd/graph.py")  # in these a rank waits for others, or runs a backward that does
+WAITING = ("torch/distributed/", "torch/autograd/graph.py", "torch/cuda/")  # where a rank waits for others, or for what does
 
 
 class Pulse:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
+import socket
 import traceback
 from collections.abc import Callable
 from contextlib import closing
@@ -35,6 +35,7 @@ from .reporter import Journal, Reporter, Several, Silent, cut_back
 from .schedule import TRAINING, over
 from .stage import Stage, build_stage, open_data
 from .stored import identity_of
+from .unity import bits_of
 from .upkeep import Upkeep
 from .watchdog import CLOSING, Watchdog, end_within
 
@@ -147,7 +148,7 @@ def _newest(folder: Folder, said: list[str], recipe: Recipe) -> str | None:
 
 
 def _phases(recipe: Recipe, folder: Folder, session: Session, reporter: Reporter, signals: Signals, start: Path | None) -> None:
-    save = checkpoint.read(start) if start else None
+    save = read_together(start, session) if start else None
     first = int(save.facts["phase"]) if save else 0
     done = 0  # global steps of the phases that are done
     for number in range(first + 1, len(recipe.phases)):
@@ -157,7 +158,7 @@ def _phases(recipe: Recipe, folder: Folder, session: Session, reporter: Reporter
         meter = Meter(session)
         if save:
             put_weights(stage, save)
-        agree_on_start(stage, stage.train_split.info.identity + digest(to_plain(stage.recipe)))
+        agree_on_start(stage)
         memory = restore(stage, save, meter) if save else Memory(global_step=done)
         save = None  # it is as large as the run itself
         upkeep = Upkeep(stage, memory, meter, folder, reporter)
@@ -173,6 +174,12 @@ def _phases(recipe: Recipe, folder: Folder, session: Session, reporter: Reporter
         del stage, upkeep
         gc.collect()
         stop_between_phases(session, signals, last=number == len(recipe.phases) - 1)
+
+
+def read_together(path: Path, session: Session) -> checkpoint.Save:
+    """The save that rank 0 chose, on every rank, or its error on all of them."""
+    seal = session.once(lambda: checkpoint.read_facts(path).get("sha256"))
+    return session.together(lambda: checkpoint.read(path) if session.main else checkpoint.read_on(path, seal))
 
 
 def _end_step(folder: Folder, number: int, stage: Stage) -> int | None:
@@ -278,16 +285,23 @@ def teacher_floor(stage: Stage, role: str) -> float:
     return default_floor(stage.train_split.info.classes) if floor == "auto" else float(floor)
 
 
-def agree_on_start(stage: Stage, identity: str) -> None:
-    """All ranks hold one recipe, one data set (``identity``) and one set of starting weights, or none trains."""
-    hasher = hashlib.sha256(f"{identity} {__version__} {torch.__version__}".encode())
-    for store in stage.stores.values():
-        hasher.update(store.identity.encode())
-    for parameter in stage.distiller.parameters():
-        hasher.update(parameter.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    said = stage.session.all_of(hasher.hexdigest())
-    if len(set(said)) > 1:
-        other = next(rank for rank, word in enumerate(said) if word != said[0])
-        raise RunError(
-            f"rank {other} holds another recipe, data set, version or start than rank 0: give every rank the same code and files"
-        )
+def agree_on_start(stage: Stage) -> None:
+    """All ranks hold one recipe, one data set, one set of starting weights and the same frozen networks, or none trains."""
+    if stage.session.size == 1:
+        return
+    held = {
+        "version": f"{__version__} {torch.__version__}",
+        "recipe": digest(to_plain(stage.recipe)),
+        "data set": f"{stage.train_split.info.identity} {stage.eval_split.info.identity}",
+        "start": bits_of(stage.distiller),
+        **{role: bits_of(network) for role, network in stage.frozen.items()},
+        **{f"stored {role}": store.identity for role, store in stage.stores.items()},
+    }
+    said = stage.session.all_of(held)
+    for rank, theirs in enumerate(said):
+        other = next((name for name in held if theirs.get(name) != said[0].get(name)), None)
+        if other is not None:
+            host = stage.session.all_of(socket.gethostname())[rank]
+            raise RunError(
+                f"rank {rank} ({host}) holds another {other} than rank 0: give every rank the same code, recipe and files"
+            )

@@ -206,8 +206,10 @@ def student_of(distiller: nn.Module) -> Network:
 
 
 def place(distiller: nn.Module, frozen: Iterable[FrozenNetwork], session: Session, recipe: Recipe) -> None:
-    layout = torch.channels_last if recipe.machine.channels_last else torch.preserve_format
-    for module in (distiller, *frozen):
+    """Sharding back-ends cut contiguous tensors: there channels_last is left to the frozen networks."""
+    wanted = torch.channels_last if recipe.machine.channels_last else torch.preserve_format
+    layouts = [(distiller, wanted if session.parallel == "ddp" else torch.preserve_format), *((n, wanted) for n in frozen)]
+    for module, layout in layouts:
         module.to(device=session.device, memory_format=layout)  # type: ignore[call-overload]
 
 

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from ..data.loading import usable_cores
 from ..errors import RecipeError
 from ..networks.sources import is_missing
@@ -28,6 +30,7 @@ from ..recipe.load import find, load, meant, recipes_of
 from ..recipe.resolve import differences, identity
 from .faults import DONE, FAULT, STOPPED, Signals
 
+DEVICES = "CUDA_VISIBLE_DEVICES"
 POLL = 0.2  # seconds
 _SIGNAL_AT_DEATH = 1  # Linux's sys/prctl.h
 ENDED = ("finished", "skipped", "failed", "stopped")
@@ -168,12 +171,14 @@ def is_finished(job: Job) -> bool:
 
 
 class Sweep:
-    """Starts what can be started and waits for it. ``side_by_side``: runs at a time, which share the cores of this machine."""
+    """Starts what can be started and waits for it. ``side_by_side``: runs at a time, which share the cores and the devices of
+    this machine."""
 
     def __init__(self, todo: Sequence[Job], side_by_side: int, say: Callable[[str], None]) -> None:
         self.todo, self.side_by_side, self.say = todo, side_by_side, say
         self.waiting = list(todo)
         self.running: list[Started] = []
+        self._devices = visible_devices()
 
     def run(self) -> int:
         """The process's exit code; where a stop was asked for, every run has saved itself before."""
@@ -202,8 +207,15 @@ class Sweep:
                 self._end(job, "skipped", ", as it was finished before")
             else:
                 job.state = "running"
-                self.running.append(Started(job, self.side_by_side))
+                self.running.append(Started(job, share_of(self.side_by_side) | self._device()))
                 self.say(f"{job.out}: started")
+
+    def _device(self) -> dict[str, str]:
+        """The device with fewest runs on it, for one run."""
+        if len(self._devices) < 2:
+            return {}
+        taken = [started.given.get(DEVICES) for started in self.running]
+        return {DEVICES: min(self._devices, key=taken.count)}
 
     def _collect(self) -> None:
         for started in [s for s in self.running if s.process.poll() is not None]:
@@ -229,16 +241,31 @@ class Sweep:
         self.say(f"{job.out}: {state}{why}")
 
 
+def share_of(side_by_side: int) -> dict[str, str]:
+    """Variables that keep runs side by side to their share of the cores, for threads and for data workers."""
+    if side_by_side == 1:
+        return {}
+    cores = str(max(1, usable_cores() // side_by_side))
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", cores), "KDSCALE_CORES": cores}
+
+
+def visible_devices() -> list[str]:
+    """What each GPU is called in CUDA_VISIBLE_DEVICES."""
+    named = os.environ.get(DEVICES)
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip()] if torch.cuda.is_available() else []
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
 class Started:
     """The processes of a job: its training and, where others wait for it, its export."""
 
-    def __init__(self, job: Job, side_by_side: int) -> None:
-        self.job, self.log, self.asked = job, Path(f"{job.out}.log"), False  # to stop
+    def __init__(self, job: Job, given: dict[str, str]) -> None:
+        """``given``: variables beside those of this process."""
+        self.job, self.log, self.given = job, Path(f"{job.out}.log"), given
+        self.asked = False  # to stop
         train = ["train", job.reference, *job.words, "--out", str(job.out)]
         self._commands = [train, *([["export", str(job.out), str(job.export)]] if job.exported else [])]
-        self._environment = dict(os.environ)
-        if side_by_side > 1:
-            self._environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // side_by_side)))
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.write_bytes(b"")
         self.next()
@@ -254,7 +281,7 @@ class Started:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self._environment,
+                env={**os.environ, **self.given},
                 start_new_session=True,
                 preexec_fn=stop_with_parent(),
             )

@@ -5,8 +5,10 @@ Looked at after the first step of a phase (a parameter without its reducer's hoo
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .faults import Drifted
 from .keeper import statistic_names
@@ -30,6 +32,15 @@ def require_unity(stage: Stage, step: int) -> None:
         f"the ranks hold different {name!r} after step {step} of phase {stage.phase.name!r}: the last save is kept; run"
         " `kdscale parity` on this recipe, and tell us what method and network it has"
     )
+
+
+@torch.no_grad()
+def bits_of(module: nn.Module) -> str:
+    """A digest of a module's state, by name, shape and the sum of each tensor's bits."""
+    state = {name: t.detach() for name, t in module.state_dict().items() if t.numel()}
+    sums = torch.stack([_bits(t) for t in state.values()]).tolist()
+    words = [(name, tuple(t.shape), total) for (name, t), total in zip(state.items(), sums, strict=True)]
+    return hashlib.sha256(repr(words).encode()).hexdigest()
 
 
 def _alike(stage: Stage) -> dict[str, Tensor]:

@@ -130,6 +130,7 @@ class Upkeep:
 
     def evaluate(self) -> bool:
         """Measures the split; True when the deciding answer is better than ever in this phase."""
+        require_unity(self.stage, self.memory.step - 1)
         with averaged_statistics(self.stage):
             scores = evaluate_stage(self.stage)
         progress = self.stage.progress(self.memory.step)

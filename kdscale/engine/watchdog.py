@@ -26,6 +26,7 @@ from .last_words import JUDGES, LastWords
 from .pulse import BEAT
 
 LAST_RESORT = 60.0  # seconds: a file system that hangs too must not keep a process that has given up
+SILENT = 60.0  # seconds without a beat, of which there are twelve in them
 CLOSING = 30.0  # seconds that a rank which has failed may take to end
 
 
@@ -34,6 +35,9 @@ class Watchdog:
 
     def __init__(self, words: LastWords, stall: float) -> None:
         self.words, self.stall = words, stall
+        self._listens = 0.0  # when it asks the next time what the others told
+        self._ticks: list[int] = []  # of all ranks, when it asked last
+        self._silent: set[int] = set()  # ranks that had told nothing new then
         self._over = threading.Event()
         self._period = min(BEAT, stall / 4)
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -57,17 +61,42 @@ class Watchdog:
                 seen, quiet = self.words.pulse.count, 0.0
             self.words.pulse.tell()
             if quiet >= self.stall:
-                self._give_up()
+                self._give_up(self.stall, " (machine.stall)")
+            elif self._left_alone(now) and quiet >= SILENT:
+                self._give_up(SILENT)
 
-    def _give_up(self) -> None:
+    def _left_alone(self, now: float) -> bool:
+        """Whether some rank has told nothing for twice SILENT seconds. Where a machine is lost NCCL says nothing, and a step that
+        needs it never ends. It is told after the first of them."""
+        words = self.words
+        if words.session.size == 1 or words.session.rank >= JUDGES or now < self._listens:
+            return False
+        self._listens = now + SILENT
+        still = self._still()
+        gone, self._silent = still & self._silent, still
+        if still - gone and words.session.rank == min(set(range(words.session.size)) - still):
+            words.tell(f"nothing was heard of {words.all_named(sorted(still))} for {SILENT:g} s: is the machine down?")
+        return bool(gone)
+
+    def _still(self) -> set[int]:
+        """Ranks that have told nothing since this was asked last; the store is on the machine of the first."""
+        words, before = self.words, self._ticks
+        said, mine = words.pulse.all(), words.session.rank
+        if said is None:
+            return {0} if before and words.members[0]["host"] != words.members[mine]["host"] else set()
+        self._ticks = [word["tick"] for word in said]
+        told = enumerate(zip(said, before or (), strict=False))
+        return {r for r, (word, tick) in told if word["tick"] == tick and not word["final"] and r != mine}
+
+    def _give_up(self, limit: float, why: str = "") -> None:
         """Does not return."""
         end_within(LAST_RESORT, HANG)
-        words, path = self.words, self._write_stacks()
+        words, path = self.words, self._write_stacks(limit)
         words.pulse.tell(final=True)
-        words.leave_word(HANG, f"no step for {self.stall:g} s while {words.pulse.doing}")
+        words.leave_word(HANG, f"no step for {limit:g} s while {words.pulse.doing}")
         if words.session.rank < JUDGES:
             said, silent = self._judged()
-            reason = f"{said} for {self.stall:g} s (machine.stall), stacks are in {path.parent}/stacks-<rank>.txt"
+            reason = f"{said} for {limit:g} s{why}, stacks are in {path.parent}/stacks-<rank>.txt"
             words.verdict(HANG, f"{reason}; {words.last_save()}: the same command continues", gone=silent, aloud=True)
         else:
             time.sleep(4 * self._period)
@@ -75,13 +104,13 @@ class Watchdog:
             child.kill()
         os._exit(HANG)
 
-    def _write_stacks(self) -> Path:
+    def _write_stacks(self, limit: float) -> Path:
         """Of all threads, into a file and onto stderr."""
         here, rank = self.words.pulse.here(), self.words.session.rank
         workers = ", ".join(f"{child.pid} {state(child.pid)}" for child in multiprocessing.active_children()) or "none"
         head = (
             f"{time.strftime('%Y-%m-%d %H:%M:%S%z')} rank {rank} on {socket.gethostname()}, process {os.getpid()}: no step for"
-            f" {self.stall:g} s while {here['doing']} (step {here['step']}), at {here['line']}; worker processes: {workers}\n"
+            f" {limit:g} s while {here['doing']} (step {here['step']}), at {here['line']}; worker processes: {workers}\n"
         )
         path = self.words.folder.path / f"stacks-{rank}.txt"
         sys.stderr.write(head)

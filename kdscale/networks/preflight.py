@@ -31,6 +31,11 @@ def preflight(network: Network, info: DatasetInfo, names: Sequence[str] = ()) ->
         check_labels(network.name, network.architecture.labels, names or info.names)
     except NetworkError as error:
         problems.append(str(error))
+    hollow = next((name for name, p in network.named_parameters() if not p.numel() or hasattr(p, "ds_id")), None)
+    if hollow is not None:
+        problems.append(
+            f"{hollow!r} of {network.name!r} was cut up by ZeRO-3 when it was loaded: unset ACCELERATE_DEEPSPEED_ variables"
+        )
     broken = bad_weights(network.body)
     if broken:
         problems.append(

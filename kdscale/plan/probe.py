@@ -24,10 +24,10 @@ WARM, MOST, LONGEST = 2, 20, 20.0  # steps that do not count, steps that do, sec
 SIDE, ROUNDS = 1024, 5  # of a matrix product that measures a processor
 
 
-def seconds_of(recipe: Recipe, number: int, facts: Facts, epochs: float, images: int) -> float:
-    """Median seconds of a micro-batch of ``images``, forward and backward, teachers with it. Raises RunError for one that is
-    larger than this machine's memory."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def seconds_of(kind: str, recipe: Recipe, number: int, facts: Facts, epochs: float, images: int) -> float:
+    """Median seconds of a micro-batch of ``images`` on ``kind`` ('cpu' or 'cuda'), forward and backward, teachers with it.
+    Raises RunError for one that is larger than this machine's memory."""
+    device = torch.device(kind)
     built = build(recipe, number, facts.info, epochs, 1, lambda t: t, device)
     layout = torch.channels_last if recipe.machine.channels_last else torch.preserve_format
     modules: list[nn.Module] = [built.distiller, *built.frozen.values()]

@@ -10,7 +10,7 @@ Ours       deit: not run yet
 """
 
 from kdscale.methods import Deit, Shake
-from kdscale.recipe import AdamW, Augment, Cosine, Data, Ema, Model, Phase, Recipe
+from kdscale.recipe import AdamW, Augment, Cosine, Data, Ema, Machine, Model, Phase, Recipe
 
 base = Recipe(
     networks={
@@ -20,6 +20,7 @@ base = Recipe(
     data=Data("imagenet", batch=1024, train=Augment.deit(), repeats=3),
     phases=(Phase(Deit(hard=True), epochs=300, optimizer=AdamW(5e-4, per=512, decay=0.05), schedule=Cosine(warmup=5)),),
     ema=Ema(0.99996),
+    machine=Machine(channels_last=True),
     name="deit_tiny",
 )
 deit = base

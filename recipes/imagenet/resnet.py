@@ -12,9 +12,10 @@ weights; those of the papers print 73.40 and 73.55 (ResNet-34), 76.16 and 76.45 
 from dataclasses import replace
 
 from kdscale.methods import AT, KD, Crd, FitNets, HeadOnly, Method, Sftn, Shake, StageByStage, Supervised
-from kdscale.recipe import SGD, Augment, Data, FromPhase, Model, MultiStep, Phase, Recipe
+from kdscale.recipe import SGD, Augment, Data, FromPhase, Machine, Model, MultiStep, Phase, Recipe
 
 DATA = Data("imagenet", batch=256, train=Augment(interpolation="bilinear"), eval_interpolation="bilinear")
+MACHINE = Machine(channels_last=True)
 R34, R50 = Model("timm/resnet34.tv_in1k"), Model("timm/resnet50.tv_in1k")
 
 
@@ -24,13 +25,15 @@ def rates(epochs: float = 100, lr: float = 0.1, milestones: tuple[float, ...] = 
 
 def recipe(student: str, teacher: Model, method: Method, where: str = "", top1: float = 0.0, **phase: object) -> Recipe:
     networks = {"student": Model(student), "teacher": teacher}
-    return Recipe(networks, DATA, (Phase(method, **(rates() | phase)),), published={where: top1} if where else {})
+    phases = (Phase(method, **(rates() | phase)),)
+    return Recipe(networks, DATA, phases, machine=MACHINE, published={where: top1} if where else {})
 
 
 def friendly(student: str, teacher: str, method: Method, top1: float) -> Recipe:
     sftn = Phase(Sftn(lambda_kl=1.0), name="friendly", networks={"teacher": Model(teacher)}, **rates(90, milestones=(30, 60)))
     taught = Phase(method, name="student", networks={"teacher": FromPhase("friendly", role="teacher")}, **sftn_rates)
-    return Recipe({"student": Model(student)}, DATA, (sftn, taught), published={"SFTN, table 3": top1})
+    phases = (sftn, taught)
+    return Recipe({"student": Model(student)}, DATA, phases, machine=MACHINE, published={"SFTN, table 3": top1})
 
 
 sftn_rates = rates(90, milestones=(30, 60))

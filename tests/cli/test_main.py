@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from kdscale.cli.main import fail, unreachable
+from kdscale.engine.parallel import session
 from tests.cli.calling import kdscale
 
 
@@ -17,6 +19,23 @@ def test_an_error_is_one_line_on_the_first_rank_alone(
     assert capsys.readouterr().err == "kdscale: a b\n"
     monkeypatch.setenv("RANK", "1")
     assert fail("a", 70) == 70
+    assert capsys.readouterr().err == ""
+
+
+def test_before_the_ranks_are_joined_each_machine_tells_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkout that is missing on one node is a line in that node's log, not an empty one."""
+    monkeypatch.setattr(session, "joined", False)
+    monkeypatch.setenv("RANK", "9")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert fail("a", 64) == 64
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    fail("a", 64)
+    assert capsys.readouterr().err == f"kdscale: rank 9 on {os.uname().nodename}: a\n"
+    monkeypatch.setattr(session, "joined", True)
+    fail("a", 64)
     assert capsys.readouterr().err == ""
 
 

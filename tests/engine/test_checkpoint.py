@@ -6,7 +6,9 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,6 +160,20 @@ def test_a_step_that_is_saved_again_is_never_without_a_save(tmp_path: Path) -> N
     checkpoint.write(tmp_path, 1, save_of(2.0))
     assert torch.equal(checkpoint.read(first).trained["param/a"], save_of(2.0).trained["param/a"])
     assert [p.name for p in tmp_path.iterdir()] == [first.name]
+
+
+def test_a_machine_that_sees_a_save_late_waits_for_it(tmp_path: Path, monkeypatch: Patch) -> None:
+    elsewhere = checkpoint.write(tmp_path / "elsewhere", 7, save_of(2.0))
+    seal, late = checkpoint.read_facts(elsewhere)["sha256"], tmp_path / "here" / elsewhere.name
+    shown = threading.Timer(0.3, lambda: shutil.copytree(elsewhere, late))
+    shown.start()
+    assert checkpoint.read_on(late, seal).facts["x"] == 0.1 + 0.2
+    monkeypatch.setattr(checkpoint, "LATE", 0.2)
+    with pytest.raises(RunError, match="another save here than on rank 0") as told:
+        checkpoint.read_on(late, "of another")
+    assert told.value.code == 70
+    with pytest.raises(RunError, match=r"no save\.json"):
+        checkpoint.read_on(tmp_path / "never", seal)
 
 
 def test_keep_the_newest_and_the_named(tmp_path: Path) -> None:

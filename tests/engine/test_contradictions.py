@@ -24,6 +24,7 @@ CONTRADICTIONS = [
     ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, Machine(accumulate=2), "machine.accumulate=2"),
     ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, Machine(), "machine.compile=false"),
     ({"ACCELERATE_DISPATCH_BATCHES": "true"}, Machine(), "stream of samples"),
+    ({"ACCELERATE_TORCH_DEVICE": "cuda:0"}, Machine(), "a device for each rank"),
 ]
 AGREEING = [
     ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}, Machine(parallel="zero2")),

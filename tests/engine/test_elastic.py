@@ -118,7 +118,9 @@ def test_on_as_many_ranks_it_continues_to_the_same_bits(
     parallel: str, what: str, data: Path, crd: Recipe, tmp_path: Path
 ) -> None:
     recipe = (
-        recipe_of(data) if what == "deit" else override(crd, ["data.repeats=1", "data.train.mixup=0", "data.train.cutmix=0"])
+        recipe_of(data)
+        if what == "deit"
+        else override(crd, ["data.repeats=1", "data.train.mixup=0", "data.train.cutmix=0", "machine.channels_last=true"])
     )
     whole, _ = through(tmp_path / "whole", recipe, [(parallel, 2)], dice())
     killed, _ = through(tmp_path / "killed", recipe, [(parallel, 2)] * 3, dice(parallel, what))

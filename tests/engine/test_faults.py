@@ -152,6 +152,23 @@ def test_a_rank_whose_process_is_stopped(victim: int, recipe: Path, whole: Path,
     continued(recipe, out, whole, forks)
 
 
+def test_a_rank_of_which_nothing_is_heard_is_not_waited_for_as_long_as_a_step(
+    recipe: Path, forks: Stable, tmp_path: Path
+) -> None:
+    """A machine may be lost without a word, and ``machine.stall`` be long: silence is found, told and ended by itself."""
+    out = tmp_path / "out"
+    run = forks.start(recipe, out=out, ranks=2, injury=f"{INJURIES}:impatient", INJURED="0")
+    run.until_said(" step 8/")
+    run.send(signal.SIGSTOP, 1)
+    run.until(lambda: run.codes()[0] is not None)
+    assert run.codes()[0] == 72
+    named = rf"rank 1 on .* \(process {run.pids[1]}\)"
+    assert re.search(rf"nothing was heard of {named} for 2 s: is the machine down\?", (out / "log.txt").read_text())
+    assert re.match(rf"{named} does not answer, .* for 2 s, stacks are in", small.verdict(out)["reason"])
+    run.send(signal.SIGKILL, 1)
+    run.wait()
+
+
 def test_a_worker_that_is_stuck(data: Path, forks: Stable, tmp_path: Path) -> None:
     """One process waits for data that never comes: it says so, and leaves no worker behind."""
     recipe = small.write(tmp_path / "r.json", short(data, steps=3000, every=5))

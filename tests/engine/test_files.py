@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from kdscale.engine import files
-from kdscale.engine.files import sha256, write_json, write_tensors, write_text
+from kdscale.engine.files import awaited, sha256, write_json, write_tensors, write_text
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3, dtype=torch.int64), "c": torch.rand(4).bfloat16()}
 
@@ -101,6 +102,12 @@ def test_what_was_there_stands_when_writing_fails(tmp_path: Path, kind: str, hap
     assert path.read_bytes() == before
     if happening is refused:
         assert [p.name for p in tmp_path.iterdir()] == ["file"], "the part that was written is still there"
+
+
+def test_a_file_that_is_seen_late_is_awaited(tmp_path: Path) -> None:
+    threading.Timer(0.3, (tmp_path / "late").touch).start()
+    assert awaited(tmp_path / "late", 60.0).exists()
+    assert not awaited(tmp_path / "never", 0.0).exists()
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:

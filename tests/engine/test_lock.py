@@ -194,6 +194,27 @@ def test_a_job_that_slurm_started_again_knows_its_former_self_for_dead(tmp_path:
     assert took(path)
 
 
+@pytest.mark.parametrize(("state", "dead"), [("NODE_FAIL", True), ("TIMEOUT", True), ("RUNNING", False), ("COMPLETING", False)])
+def test_another_job_is_dead_where_slurm_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, dead: bool
+) -> None:
+    """The next job of a chain need not wait until a lost node's heart has stopped for long enough."""
+    command = tmp_path / "bin" / "scontrol"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\n[ "$4" = 41 ] && echo "JobId=41 JobName=x JobState={state} Reason=None"\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}:/usr/bin:/bin")
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    path = tmp_path / "run" / "lock"
+    path.parent.mkdir()
+    write(path, pid=7, host="elsewhere", started="1", job="41", restart=0, token="t")
+    if dead:
+        assert took(path)
+    else:
+        with pytest.raises(RunError, match=r"in use by process 7 on elsewhere \(Slurm job 41\)"):
+            Lock(path).take()
+
+
 def test_what_another_has_taken_is_neither_beaten_nor_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "lock"
     monkeypatch.setattr(lock, "BEAT", 0.02)

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from kdscale.engine import sweep
 from kdscale.engine.faults import STOPPED
-from kdscale.engine.sweep import Job, Started, Sweep, jobs, points
+from kdscale.engine.sweep import Job, Started, Sweep, jobs, points, share_of
 from kdscale.errors import RecipeError
 
 PAGE = """
@@ -111,6 +112,33 @@ def test_nothing_outlives_a_sweep_that_fails(page: Path, tmp_path: Path, monkeyp
     with pytest.raises(BrokenPipeError):
         Sweep(jobs([f"{page}:alone"], [], (), tmp_path), 1, say).run()
     assert started[0].process.wait(10) == -signal.SIGTERM
+
+
+def test_side_by_side_each_takes_the_device_with_fewest_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    monkeypatch.setattr(Started, "next", lambda started: True)
+    (job,) = jobs([f"{page}:alone"], [], (), tmp_path)
+    a_sweep = Sweep([], 4, lambda text: None)
+    for _ in range(3):
+        a_sweep.running.append(Started(job, a_sweep._device()))
+    assert [started.given["CUDA_VISIBLE_DEVICES"] for started in a_sweep.running] == ["2", "5", "2"]
+    del a_sweep.running[0]
+    assert a_sweep._device() == {"CUDA_VISIBLE_DEVICES": "2"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    assert Sweep([], 4, lambda text: None)._device() == {}
+
+
+def test_runs_side_by_side_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("KDSCALE_CORES", "16")
+    assert share_of(1) == {}
+    assert share_of(4) == {"OMP_NUM_THREADS": "4", "KDSCALE_CORES": "4"}
+    assert share_of(40) == {"OMP_NUM_THREADS": "1", "KDSCALE_CORES": "1"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert share_of(4)["OMP_NUM_THREADS"] == "2"
 
 
 def test_a_run_that_was_stopped_before_it_listened_is_stopped(page: Path, tmp_path: Path) -> None:

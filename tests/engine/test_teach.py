@@ -263,7 +263,7 @@ def test_a_method_that_reads_the_network_is_refused(data: Path, session: Session
     with pytest.raises(RecipeError, match=r"student is stored in .* 'shake' trains it"):
         learning(recipe_of(data), store, "student")
     copied = learning(recipe_of(data, method=Shake(proxy="teacher_copy")), store)
-    with pytest.raises(RecipeError, match=r"method 'shake' reads the teacher's network, which stored answers"):
+    with pytest.raises(RecipeError, match=r"method 'shake' reads the teacher's network itself, which stored answers"):
         build_stage(copied, 0, session, None)
 
 

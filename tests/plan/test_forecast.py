@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -218,7 +219,7 @@ def test_activations_of_the_flagship_are_what_autograd_keeps(size: int, precisio
 def test_a_probe_measures_this_machine(tmp_path: Path) -> None:
     recipe = small.two_phases(small.shards(tmp_path / "shards"))
     began = time.perf_counter()
-    found = forecast(recipe, Machines(1, 1, this_processor()), probe=seconds_of)
+    found = forecast(recipe, Machines(1, 1, this_processor()), probe=partial(seconds_of, "cpu"))
     assert time.perf_counter() - began > sum(phase.times.probed or 0 for phase in found.phases) > 0
     assert [phase.times.mark for phase in found.phases] == ["measured", "measured"]
     assert found.phases[0].facts.samples.mark == "measured"

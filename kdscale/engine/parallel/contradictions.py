@@ -47,6 +47,7 @@ def _known(machine: Machine, precision: str) -> dict[str, tuple[str, tuple[str, 
             f"machine.compile={str(machine.compile).lower()}",
             ("inductor",) if machine.compile else (),
         ),
+        "ACCELERATE_TORCH_DEVICE": ("a device for each rank", ()),
         "ACCELERATE_SPLIT_BATCHES": ("its own stream of samples", ()),
         "ACCELERATE_DISPATCH_BATCHES": ("its own stream of samples", ()),
     }

@@ -13,6 +13,7 @@ from ...errors import RunError
 from ...recipe import Machine
 from . import contradictions
 
+DRIVER = Path("/dev/nvidia0")  # there where a driver has found a device
 TORCHRUN = "torchrun --nproc-per-node {n} -m kdscale ..."
 
 
@@ -23,6 +24,11 @@ def before(machine: Machine, precision: str) -> None:
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and "RANK" not in os.environ:
         raise RunError(f"WORLD_SIZE is {ranks} but RANK is not set: start the ranks by a launcher, {TORCHRUN.format(n=ranks)}")
+    if ranks > 1 and unseen_devices():
+        raise RunError(
+            "this machine has GPUs and torch finds none of them: see what nvidia-smi says and whether torch.version.cuda fits its driver;"
+            " to train on the CPU set CUDA_VISIBLE_DEVICES= (empty)"
+        )
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     devices = torch.cuda.device_count()
     if torch.cuda.is_available() and local > devices:
@@ -33,6 +39,16 @@ def before(machine: Machine, precision: str) -> None:
         raise RunError(
             f"the launcher announced {ranks} ranks, but {nodes} nodes of {local}: a launcher was started inside another; start one a node"
         )
+
+
+def unseen_devices() -> bool:
+    """Whether this machine seems to have GPUs, nobody has put them out of sight, and torch finds none."""
+    if torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes"):
+        return False
+    visible, of_job = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("SLURM_GPUS_ON_NODE", "0")
+    if visible is not None:
+        return visible.strip() not in ("", "-1", "NoDevFiles")
+    return (of_job.isdecimal() and int(of_job) > 0) or DRIVER.exists()
 
 
 def _restarts() -> None:
@@ -83,7 +99,19 @@ def _asked_processes(command: list[str]) -> int:
         if name in ("--num_processes", "--num-processes"):
             text = value or (command[place + 1] if place + 1 < len(command) else "")
             return int(text) if text.isdigit() else 1
-    return 1
+    return 1 if "--config_file" in command else _configured_processes()
+
+
+def _configured_processes() -> int:
+    """What `accelerate config` wrote in the user's home, which the launcher takes where it is told nothing else."""
+    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+
+    if not Path(default_config_file).is_file():
+        return 1
+    try:
+        return int(load_config_from_file(None).num_processes)
+    except Exception:  # of another version, or damaged: the launcher has read it and says so itself
+        return 1
 
 
 def _parent_command() -> list[str]:

@@ -25,6 +25,7 @@ from ...types import World
 from . import preflight, slurm
 
 T = TypeVar("T")
+joined = False  # whether this process is one of the ranks
 TIMEOUT = datetime.timedelta(minutes=20)  # above the stream's own stall limit, so that a data error is what gets told
 
 
@@ -158,6 +159,7 @@ def connect(machine: Machine | None = None, precision: str = "fp32") -> Session:
 
     ``machine``: of the recipe that will run; ``None`` for work that trains nothing.
     """
+    global joined
     machine = machine or Machine()
     slurm.adopt()
     preflight.before(machine, precision)
@@ -175,6 +177,7 @@ def connect(machine: Machine | None = None, precision: str = "fp32") -> Session:
         parallel=machine.parallel,
     )
     preflight.after(session.size, machine.parallel, str(accelerator.distributed_type.value))
+    joined = True
     return session
 
 

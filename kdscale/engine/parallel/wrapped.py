@@ -71,6 +71,10 @@ class Wrapped(ABC):
     def zero_grad(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
+    def idle(self) -> list[str]:
+        """Trained parameters that the last backward gave no gradient."""
+        return [n for group in self.groups for n, p in zip(group["names"], group["params"], strict=True) if p.grad is None]
+
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         return self.optimizer.param_groups
@@ -160,8 +164,11 @@ class Wrapped(ABC):
         self.optimizer.load_state_dict(state)
 
     def placed(self, parameter: nn.Parameter, kept: Any) -> Any:
-        """An entry of a parameter's state as the back-end's optimizer keeps it."""
-        return kept
+        """An entry of a parameter's state as the back-end's optimizer keeps it: in the parameter's own layout of memory, since a
+        fused optimizer walks memory and would pair other elements without a word."""
+        if not isinstance(kept, Tensor) or kept.shape != parameter.shape:
+            return kept
+        return torch.empty_like(parameter, dtype=kept.dtype, requires_grad=False).copy_(kept)
 
     def release(self) -> None:
         """Lets go of everything before the next phase builds afresh."""

@@ -83,6 +83,9 @@ class Zero(Wrapped):
             self.written()  # stage 3 let go of what is resident, and gathers it again only after a step
         return torch.as_tensor(0.0 if norm is None else norm, device=self.session.device).detach()
 
+    def idle(self) -> list[str]:
+        return []  # the engine has taken every gradient
+
     def zero_grad(self) -> None:
         self.engine.optimizer.zero_grad(set_to_none=True)
 
@@ -138,6 +141,20 @@ class Zero(Wrapped):
             for name in group["names"]:
                 yield name, kept.get(name, {})
 
+    def release(self) -> None:
+        """DeepSpeed's hooks keep an engine of stage 3 for as long as the process lives: what it holds of the phase is let go."""
+        self.optimizer.state.clear()
+        if self.stage == 3:
+            self.engine.destroy()
+            inner = self.engine.optimizer
+            held: list[Any] = [flat.buffer for flat in self._flats] + [p.ds_tensor for p in self.module.parameters()]  # type: ignore[attr-defined]
+            for name in ("fp16_partitioned_groups_flat", "lp_param_buffer", "grad_partitions_flat_buffer"):
+                found = getattr(inner, name, None)
+                held += found if isinstance(found, list) else [found]
+            for tensor in (t for t in held if isinstance(t, Tensor)):
+                tensor.untyped_storage().resize_(0)
+        super().release()
+
     def put_state(self, by_name: dict[str, dict[str, Any]], clocks: list[dict[str, Any]]) -> None:
         """As :meth:`Wrapped.put_state`. What SGD and AdamW keep of a group are the recipe's own settings: no clock to set.
 
@@ -186,7 +203,7 @@ def configuration(stage: int, clip: float | None, batch: int, ranks: int, size: 
         "stage": stage,
         "reduce_bucket_size": bucket,
         "allgather_bucket_size": bucket,
-        "overlap_comm": cuda,
+        "overlap_comm": cuda and stage < 3,  # stage 3 would gather on a stream of its own what ours may not have written yet
         "contiguous_gradients": True,
         "round_robin_gradients": False,
     }
