@@ -17,8 +17,8 @@ from .keeper import statistic_names
 from .meter import Meter
 from .parallel import Session
 from .reporter import duration
-from .run import agree_on_start, check_names, judge_teachers
 from .stage import Stage, build_stage
+from .start import agree_on_start, check_names, judge_teachers
 
 WARM, TIMED = 1, 2
 SMALL = 64  # images from which a BatchNorm's own statistics are taken to be good enough

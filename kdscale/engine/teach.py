@@ -33,8 +33,9 @@ from .files import write_json
 from .lock import Lock
 from .parallel import Session
 from .reporter import Silent, duration
-from .run import judge_teachers, run_identity
+from .run import run_identity
 from .stage import build_stage
+from .start import judge_teachers
 from .stored import FACTS, FORMAT, Present, Shard, changes, inputs, meaning, path_of, place_of, read_facts, row_of, shards
 
 SHARD = 1 << 25  # bytes of a shard, about

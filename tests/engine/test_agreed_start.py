@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from kdscale.engine.parallel import Session
-from kdscale.engine.run import agree_on_start
 from kdscale.engine.stage import Stage
+from kdscale.engine.start import agree_on_start
 from kdscale.errors import RunError
 from kdscale.methods import KD
 from tests.engine import stages
