@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import hypothesis
@@ -19,3 +20,13 @@ LONG = ("test_methods.py", "test_parallel.py", "test_ranks.py", "test_run.py")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file stays on one worker, so one of minutes that comes last would keep the other worker waiting."""
     items.sort(key=lambda item: item.path.name not in LONG)
+
+
+def pytest_collection_finish() -> None:
+    """Every phase ends with a collection, which would look through all imported modules for half a second each time."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # libraries that count what is lost at the end would tell of it

@@ -7,8 +7,6 @@ parts. What needs data, optimizer and saves runs on the engine's own, on real sh
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from kdscale.recipe import FromPhase, Model, from_json, resolve, to_json
 from kdscale.types import Progress
 
 from .engine import small, stages
+from .engine.launch import two_ranks
 from .methods.cases import CASES, METHODS, REGISTRY, WHOLE, Case, is_quick, recipe_of
 from .methods.small import BATCH, CLASSES, CLOCK, built, drawn_batch, taught, total
 
@@ -268,20 +267,7 @@ def test_expanding_an_expanded_phase_changes_nothing(method: Method) -> None:
 def test_two_processes_equal_one_on_the_same_global_batch(data: Path, session: Session, tmp_path: Path) -> None:
     """The whole registry in one start of two ranks: the same losses, gradients and weights, within rounding."""
     out = tmp_path / "two.json"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    words = [*launcher, "tests.engine.stages", str(data), str(out)]
-    root = Path(__file__).resolve().parents[1]
-    done = subprocess.run(
-        words,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=small.environment(),
-        cwd=root,
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    two_ranks("tests.engine.stages", data, out)
     two, one = json.loads(out.read_text()), stages.every_method(data, session)
     assert two.keys() == one.keys()
     for case, alone in one.items():

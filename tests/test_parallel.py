@@ -7,8 +7,6 @@ their tensor, 2e-4 and 1e-4. Back-ends are compared with accumulation; worlds wi
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from kdscale.export.from_run import export_run
+from tests import forks
 from tests.engine import backends, small
-from tests.engine.launch import ROOT
 
 pytestmark = pytest.mark.ranks
 WORLDS, BACKENDS = (1e-4, 2e-4), (2e-5, 1e-4)  # of losses, of weights
@@ -44,18 +42,7 @@ def train_all(
     jobs.sort(key=lambda job: job["parallel"])
     path = folder / f"{parallels[0]}-{ranks}.json"
     path.write_text(json.dumps(jobs))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"]
-    words = [*(launcher if ranks > 1 else launcher[:2]), "tests.engine.backends", str(path)]
-    done = subprocess.run(
-        words,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=small.environment(),
-        cwd=ROOT,
-        timeout=900,
-        stdin=subprocess.DEVNULL,
-    )
+    done = forks.call("tests.engine.backends", path, environment=small.environment(), ranks=ranks, timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
 
 

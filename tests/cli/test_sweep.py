@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 
+from kdscale.engine import sweep
+from tests import forks
 from tests.engine import small
 
 from .calling import done, kdscale
@@ -38,7 +42,21 @@ def page(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_missing_teacher_is_trained_first_and_nothing_twice(page: Path, tmp_path: Path) -> None:
+class ForkedRuns:
+    """``subprocess`` for a sweep whose runs begin at once; what they inherit from a sweep in a process of its own is not asked."""
+
+    DEVNULL = subprocess.DEVNULL
+
+    @staticmethod
+    def Popen(words: list[str], *, stdout: BinaryIO, env: dict[str, str], **of_its_parent: Any) -> forks.Forked:
+        assert words[:3] == [sys.executable, "-m", "kdscale"]
+        return forks.Forked(*words[2:], environment=env, files=(Path(stdout.name),))
+
+
+def test_a_missing_teacher_is_trained_first_and_nothing_twice(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "subprocess", ForkedRuns)
     out, record = tmp_path / "out", tmp_path / "results.jsonl"
     words = ("sweep", f"{page}:kd", "--grid", "seed=0,1", "--out", out, "-n", "2", "--record", record)
     said = kdscale(*words)

@@ -30,9 +30,11 @@ from kdscale.recipe import (
     Recipe,
     to_json,
 )
+from tests import forks
 
 CLASSES, SIDE, TRAIN, VAL = 4, 16, 120, 50
 TINY = {"img_size": SIDE, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+Started = subprocess.Popen[str] | forks.Forked
 
 
 def shards(folder: Path) -> Path:
@@ -99,23 +101,30 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "KDSCALE_PROGRESS": "lines"}
 
 
-def kdscale(*words: str | Path, ranks: int = 1, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
-    """Runs the command line in a process of its own."""
-    done = subprocess.run(
-        command(*words, ranks=ranks),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment(),
-        timeout=300,
-        stdin=subprocess.DEVNULL,
-    )
+def kdscale(
+    *words: str | Path, ranks: int = 1, expect: int | None = 0, launched: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Runs the command line in a process of its own; ``launched``: in an interpreter of its own, of several ranks torchrun's."""
+    if launched:
+        done = subprocess.run(
+            command(*words, ranks=ranks),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment(),
+            timeout=300,
+            stdin=subprocess.DEVNULL,
+        )
+    else:
+        done = forks.call("kdscale", *words, environment=environment(), ranks=ranks)
     if expect is not None:
         assert done.returncode == expect, done.stdout[-3000:] + done.stderr[-5000:]
     return done
 
 
-def start(*words: str | Path, ranks: int = 1) -> subprocess.Popen[str]:
+def start(*words: str | Path, ranks: int = 1, launched: bool = False) -> Started:
+    if not launched:
+        return forks.Forked("kdscale", *words, environment=environment(), ranks=ranks)
     return subprocess.Popen(
         command(*words, ranks=ranks),
         stdout=subprocess.PIPE,
@@ -126,7 +135,7 @@ def start(*words: str | Path, ranks: int = 1) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_step(process: subprocess.Popen[str], step: int) -> None:
+def wait_for_step(process: Started, step: int) -> None:
     """Returns when the run has told of ``step``."""
     assert process.stdout is not None
     seen = []

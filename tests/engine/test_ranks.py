@@ -20,10 +20,10 @@ pytestmark = pytest.mark.ranks
 
 @pytest.fixture(scope="module")
 def two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(recipe file, output) of an uninterrupted run on two ranks."""
+    """(recipe file, output) of an uninterrupted run on two ranks of torchrun's; those to which it is compared are forks."""
     folder = tmp_path_factory.mktemp("two")
     recipe = small.write(folder / "r.json", small.recipe(data))
-    small.kdscale("train", recipe, "--out", folder / "out", ranks=2)
+    small.kdscale("train", recipe, "--out", folder / "out", ranks=2, launched=True)
     return recipe, folder / "out"
 
 
@@ -51,11 +51,7 @@ def test_killed_on_two_ranks_it_continues_to_the_same_bits(two: tuple[Path, Path
     recipe, whole = two
     process = small.start("train", recipe, "--out", tmp_path / "out", ranks=2)
     small.wait_for_step(process, 8)
-    children = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True
-    ).stdout.split()
-    for pid in (str(process.pid), *children):
-        subprocess.run(["kill", "-9", pid], check=False)
+    process.kill()
     process.wait()
     done = small.kdscale("train", recipe, "--out", tmp_path / "out", ranks=2)
     assert "from step" in done.stdout
@@ -65,7 +61,7 @@ def test_killed_on_two_ranks_it_continues_to_the_same_bits(two: tuple[Path, Path
 def test_a_launcher_that_is_asked_to_stop_leaves_a_save_and_a_verdict(two: tuple[Path, Path], tmp_path: Path) -> None:
     """torchrun hands the signal to its ranks and turns their 75 into 1: the verdict file says how it ended. One rank goes on."""
     recipe, whole = two
-    process = small.start("train", recipe, "--out", tmp_path / "out", ranks=2)
+    process = small.start("train", recipe, "--out", tmp_path / "out", ranks=2, launched=True)
     small.wait_for_step(process, 5)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)

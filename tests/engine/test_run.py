@@ -13,15 +13,16 @@ import torch
 from safetensors.torch import load_file
 
 from kdscale.recipe import override
-from tests.engine import small
+from tests import forks
+from tests.engine import full_disk, small
 
 
 @pytest.fixture(scope="module")
 def never_stopped(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(recipe file, output) of a run that nothing happened to."""
+    """(recipe file, output) of a run that nothing happened to, in an interpreter of its own; all others here are forks."""
     folder = tmp_path_factory.mktemp("whole")
     recipe = small.write(folder / "r.json", small.recipe(data))
-    small.kdscale("train", recipe, "--out", folder / "out")
+    small.kdscale("train", recipe, "--out", folder / "out", launched=True)
     return recipe, folder / "out"
 
 
@@ -198,16 +199,9 @@ def test_a_full_disk_costs_no_save_that_was_complete(data: Path, tmp_path: Path)
     recipe = small.write(tmp_path / "r.json", small.recipe(data))
     small.kdscale("train", recipe, "steps=3", "--out", tmp_path / "out")
     size = (tmp_path / "out" / "checkpoints" / "step-00000003" / "trained.safetensors").stat().st_size
-    code = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size // 2}, {size // 2}));"
-        "from kdscale.cli.main import main; main()"
-    )
-    import subprocess
-    import sys
-
-    words = [sys.executable, "-c", code, "train", str(recipe), "steps=22", "--out", str(tmp_path / "out")]
-    failed = subprocess.run(words, capture_output=True, text=True, check=False, env=small.environment(), timeout=300)
+    words = ("train", str(recipe), "steps=22", "--out", str(tmp_path / "out"))
+    room = {full_disk.ROOM: str(size // 2)}
+    failed = forks.call("kdscale", *words, environment=small.environment() | room, injury="tests.engine.full_disk:full")
     assert failed.returncode == 70, failed.stdout + failed.stderr
     assert "3 saves in a row failed" in failed.stderr
     assert "step-00000003" in failed.stderr
