@@ -13,5 +13,5 @@ ROOT = forks.ROOT
 
 def two_ranks(module: str, *words: str | Path) -> None:
     """Runs ``python -m module words`` twice, as two ranks of one world; returns when both have ended well."""
-    done = forks.call(module, *words, environment=small.environment(), ranks=2, timeout=180)
+    done = forks.call(module, *words, environment=small.environment(), ranks=2, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
