@@ -23,9 +23,9 @@ import torch
 
 from kdscale.benchmarks.step import endless, some_batches
 from kdscale.data import pack_arrays
-from kdscale.engine import checkpoint
-from kdscale.engine.faults import Signals
-from kdscale.engine.folder import Folder
+from kdscale.engine.checkpoint import saving
+from kdscale.engine.checkpoint.folder import Folder
+from kdscale.engine.faults.signals import Signals
 from kdscale.engine.keeper import Memory, collect
 from kdscale.engine.loop import Loop
 from kdscale.engine.meter import Meter
@@ -98,7 +98,7 @@ class Bench:
         upkeep, started = self.upkeep, time.perf_counter()
         refuse_poison(self.stage, upkeep.memory)
         save = collect(self.stage, upkeep.memory, upkeep.meter)
-        checkpoint.write(upkeep.folder.checkpoints, upkeep.memory.global_step, save)
+        saving.write(upkeep.folder.checkpoints, upkeep.memory.global_step, save)
         said.held.append(time.perf_counter() - started)
         said.complete.append(said.held[-1])
 
@@ -127,7 +127,7 @@ def compare(recipe: Recipe, session: Session, folder: Path, pairs: int) -> Itera
     spot, behind = Seconds(), Seconds()
     bench.step()  # makes the optimizer's state
     quiet = [seconds for turn in range(WARM + pairs) for seconds in bench.pair(spot, behind, turn)]
-    size = sum(file.stat().st_size for file in checkpoint.all_saves(folder / "checkpoints")[-1].iterdir())
+    size = sum(file.stat().st_size for file in saving.all_saves(folder / "checkpoints")[-1].iterdir())
     yield (
         f"{recipe.networks['student'].name} on {session.device}, batch {stage.plan.batch}, threads {torch.get_num_threads()}:"
         f" saves of {size / 1e6:.1f} MB, steps of {1000 * statistics.median(quiet):.0f} ms; medians of {pairs} pairs"

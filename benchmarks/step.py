@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from kdscale.benchmarks.handwritten import ByHand, Student, refuse_strange
-from kdscale.engine.faults import Signals
-from kdscale.engine.folder import Folder
+from kdscale.engine.checkpoint.folder import Folder
+from kdscale.engine.faults.signals import Signals
 from kdscale.engine.keeper import Memory
 from kdscale.engine.loop import Loop
 from kdscale.engine.meter import Meter

@@ -44,7 +44,7 @@ def main() -> int:
 def written(words: list[str], grid: list[str], out: Path) -> list[str]:
     """Writes the list; the lines that submit it."""
     from kdscale.cli.arguments import register_methods
-    from kdscale.engine.files import write_json
+    from kdscale.engine.checkpoint.files import write_json
     from kdscale.engine.sweep import jobs
 
     register_methods()

@@ -23,7 +23,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from kdscale.engine import checkpoint
+from kdscale.engine.checkpoint import saving
 from kdscale.recipe import override
 from tests.engine import small
 from tests.engine.stable import Run, Stable, stable
@@ -43,7 +43,7 @@ def recipes(folder: Path) -> dict[str, Path]:
 
 def left(out: Path) -> dict[str, Any]:
     """All that must not depend on what happened: lines, weights, EMA, moments."""
-    saves = checkpoint.all_saves(out / "checkpoints")
+    saves = saving.all_saves(out / "checkpoints")
     files = [*sorted((out / "phases").glob("*/*.safetensors")), *sorted(saves[-1].glob("*.safetensors"))]
     said = [
         {name: value for name, value in line.items() if name not in ("seconds", "images_per_second", "data_wait", "eta")}

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from kdscale.engine import checkpoint
-from kdscale.engine.folder import Folder
+from kdscale.engine.checkpoint import saving
+from kdscale.engine.checkpoint.folder import Folder
+from kdscale.engine.checkpoint.phase_file import PhaseFile
 from kdscale.engine.keeper import Memory, collect, put_weights, restore, write_phase_file
 from kdscale.engine.meter import Meter
 from kdscale.engine.parallel import Session, connect
-from kdscale.engine.phase_file import PhaseFile
 from kdscale.methods import Method
 from kdscale.networks import cifar
 from kdscale.recipe import FromPhase, Model, from_json, resolve, to_json
@@ -157,8 +157,8 @@ def test_a_save_gives_the_next_step_the_same_bits(
     for stage, fresh in pairs:
         meter, there = Meter(session), Meter(session)
         stages.run(stage, meter, 0, 2)
-        path = checkpoint.write(tmp_path, stage.number, collect(stage, Memory(step=2, global_step=2), meter))
-        put_weights(fresh, save := checkpoint.read(path))
+        path = saving.write(tmp_path, stage.number, collect(stage, Memory(step=2, global_step=2), meter))
+        put_weights(fresh, save := saving.read(path))
         assert restore(fresh, save, there).step == 2
         assert stages.run(fresh, there, 2, 1) == stages.run(stage, meter, 2, 1)
         expected, continued = (collect(s, Memory(), m) for s, m in ((stage, meter), (fresh, there)))

@@ -11,7 +11,7 @@ import typer
 from .arguments import quiet_libraries
 
 if TYPE_CHECKING:
-    from ..engine.inventory import Found
+    from ..engine.checkpoint.inventory import Found
 
 HELP = """List a run's saves and prove them whole.
 
@@ -26,7 +26,7 @@ COLUMNS = ("save", "phase", "step", "epoch", "size", "age", "written by", "marks
 
 def run(folder: Dir, verify: Verify = True) -> None:
     quiet_libraries()
-    from ..engine import inventory
+    from ..engine.checkpoint import inventory
 
     saves = inventory.saves(folder, verify)
     phases = list(inventory.phase_files(folder))

@@ -14,7 +14,7 @@ import typer
 from .arguments import Assignments, RecipeWord, quiet_libraries, recipe_of
 
 if TYPE_CHECKING:
-    from ..engine.parity import Parity, Row
+    from ..engine.parity.runs import Parity, Row
 
 HELP = """Prove that every back-end trains a recipe alike.
 
@@ -47,7 +47,7 @@ def run(
     value = recipe_of(recipe, assignments)
     import torch
 
-    from ..engine.parity import Parity
+    from ..engine.parity.runs import Parity
 
     ranks = ranks or torch.cuda.device_count() or 2
     folder = out or Path(tempfile.mkdtemp(prefix="kdscale-parity-"))
@@ -68,7 +68,7 @@ def run(
 
 
 def _words(only: str | None) -> Sequence[str]:
-    from ..engine.parity import BACK_ENDS
+    from ..engine.parity.runs import BACK_ENDS
 
     words = BACK_ENDS if only is None else tuple(only.split(","))
     for word in words:
@@ -128,7 +128,7 @@ def _verdict(row: Row) -> str:
 
 def allowed(parity: Parity) -> Iterator[str]:
     """The tolerances of the rows there are."""
-    from ..engine.likeness import DOUBLING
+    from ..engine.parity.likeness import DOUBLING
 
     found = {row.tolerance: row.against for row in parity.rows if row.tolerance and row.against}
     for tolerance, against in found.items():

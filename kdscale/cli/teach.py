@@ -12,7 +12,7 @@ import typer
 from .arguments import Assignments, RecipeWord, quiet_libraries, recipe_of
 
 if TYPE_CHECKING:
-    from ..engine.answers import Keep
+    from ..engine.stored.answers import Keep
 
 HELP = """Store what a recipe's teachers say of its images.
 
@@ -45,7 +45,7 @@ def run(
     kept = kept_of(keep)
     quiet_libraries()
     value = recipe_of(recipe, assignments)
-    from ..engine.faults import STOPPED, Stopped
+    from ..engine.faults.ends import STOPPED, Stopped
     from ..engine.parallel import connect
     from ..engine.teach import Wish, teach
 

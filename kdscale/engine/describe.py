@@ -21,7 +21,7 @@ from ..types import Context, DatasetInfo, World
 from .schedule import TRAINING
 from .sources import build_source, fresh_network
 from .stage import phase_plan
-from .stored import Present
+from .stored.store import Present
 
 # Sizes of the sets that the shipped recipes name, so that a recipe can be shown where its data are not.
 PUBLISHED = {"imagenet": (1_281_167, 1000), "cifar100": (50_000, 100)}

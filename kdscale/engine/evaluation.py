@@ -15,9 +15,10 @@ from ..networks import Network
 from ..recipe import Data
 from ..tasks import Task
 from ..types import Batch, DatasetInfo
-from .faults import Stopped, asked
+from .faults.ends import Stopped
+from .faults.pulse import beat
+from .faults.signals import asked
 from .parallel import Session
-from .pulse import beat
 from .stage import Stage, student_of
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RunError
-from .checkpoint import LATE, Save
-from .faults import SaveFailed
-from .files import awaited, write_tensors
-from .folder import Folder
+from .checkpoint.files import awaited, write_tensors
+from .checkpoint.folder import Folder
+from .checkpoint.saving import LATE, Save
+from .faults.ends import SaveFailed
 from .meter import Meter
 from .stage import Stage, student_of
 

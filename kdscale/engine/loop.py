@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..types import Batch
-from .agreement import Agreement
-from .faults import Signals, Stopped
+from .faults.agreement import Agreement
+from .faults.ends import Stopped
+from .faults.pulse import beat
+from .faults.signals import Signals
 from .idle import look_for_idle
 from .keeper import Memory
 from .meter import Meter, Sums
-from .pulse import beat
 from .reporter import Reporter
 from .stage import Stage
 from .unity import require_unity

@@ -137,7 +137,7 @@ def cut_back(path: Path, step: int, phases: Sequence[str] | None = None, owed: b
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError):
             continue
-    from .files import write_text
+    from .checkpoint.files import write_text
 
     write_text(path, "".join(kept))
 

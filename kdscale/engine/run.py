@@ -16,22 +16,24 @@ from ..errors import KdscaleError, RunError
 from ..networks import weights_files
 from ..recipe import Model, Recipe, Stored, resolve
 from ..recipe.resolve import identity, phase_data
-from . import checkpoint, faults
-from .faults import Signals, Stopped
-from .files import sha256
-from .folder import Folder
+from .checkpoint import saving
+from .checkpoint.files import sha256
+from .checkpoint.folder import Folder
+from .checkpoint.phase_file import PhaseFile
+from .faults import ends
+from .faults.ends import Stopped
+from .faults.last_words import LastWords, told
+from .faults.signals import Signals
+from .faults.watchdog import CLOSING, Watchdog, end_within
 from .keeper import Memory, put_weights, restore
-from .last_words import LastWords, told
 from .loop import Loop
 from .meter import Meter
 from .parallel import Session
-from .phase_file import PhaseFile
 from .reporter import Journal, Reporter, Several, Silent, cut_back
 from .stage import Stage, build_stage, open_data
 from .start import agree_on_start, check_names, start_phase
-from .stored import identity_of
+from .stored.store import identity_of
 from .upkeep import Upkeep
-from .watchdog import CLOSING, Watchdog, end_within
 
 ReporterFactory = Callable[[Recipe, Path], list[Reporter]]
 
@@ -91,7 +93,7 @@ def _held(
     words = LastWords(folder, session, recipe.machine.accumulate)
     signals.abandon = words.abandon
     reporter: Reporter = Silent()
-    code, reason = faults.FAULT, "ended without a word"
+    code, reason = ends.FAULT, "ended without a word"
     try:
         with Watchdog(words, recipe.machine.stall):
             reporter = session.together(
@@ -100,10 +102,10 @@ def _held(
             for text in said:
                 reporter.say(text)
             _phases(recipe, folder, session, reporter, signals, Path(start) if start else None)
-        code, reason = faults.DONE, "done"
+        code, reason = ends.DONE, "done"
     except Stopped as stop:
-        kept = "saved" if checkpoint.all_saves(folder.checkpoints) else "nothing was trained yet"
-        code, reason = faults.STOPPED, f"{stop} asked for a stop; {kept}: the same command continues"
+        kept = "saved" if saving.all_saves(folder.checkpoints) else "nothing was trained yet"
+        code, reason = ends.STOPPED, f"{stop} asked for a stop; {kept}: the same command continues"
         reporter.say(reason)
     except BaseException as error:
         fault, code, reason = _fallen(error, words, reporter)
@@ -119,7 +121,7 @@ def _held(
 def _fallen(error: BaseException, words: LastWords, reporter: Reporter) -> tuple[BaseException, int, str]:
     """What the run ends with instead of ``error``, its code and its line; the log has all of it."""
     fault, alone = words.judge(error)
-    code, reason = getattr(fault, "code", faults.FAULT), told(fault)
+    code, reason = getattr(fault, "code", ends.FAULT), told(fault)
     if not isinstance(fault, KdscaleError):
         reporter.say("".join(traceback.format_exception(error)))
     elif words.session.main:
@@ -131,13 +133,13 @@ def _fallen(error: BaseException, words: LastWords, reporter: Reporter) -> tuple
 
 def _newest(folder: Folder, said: list[str], recipe: Recipe) -> str | None:
     """The save to go on from; the journal is cut back to it."""
-    path = checkpoint.newest(folder.checkpoints, said.append, folder.family)
-    if path is None and checkpoint.all_saves(folder.checkpoints):
+    path = saving.newest(folder.checkpoints, said.append, folder.family)
+    if path is None and saving.all_saves(folder.checkpoints):
         said.append("no save is whole: beginning anew")
-    phase = -1 if path is None else int(checkpoint.read_facts(path)["phase"])
+    phase = -1 if path is None else int(saving.read_facts(path)["phase"])
     names = [p.name for p in recipe.phases[: phase + 1]]
-    owed = path is not None and checkpoint.read_facts(path)["memory"].get("owed") is not None
-    cut_back(folder.path / "metrics.jsonl", 0 if path is None else checkpoint.step_of(path), names, owed)
+    owed = path is not None and saving.read_facts(path)["memory"].get("owed") is not None
+    cut_back(folder.path / "metrics.jsonl", 0 if path is None else saving.step_of(path), names, owed)
     return str(path) if path else None
 
 
@@ -170,10 +172,10 @@ def _phases(recipe: Recipe, folder: Folder, session: Session, reporter: Reporter
         stop_between_phases(session, signals, last=number == len(recipe.phases) - 1)
 
 
-def read_together(path: Path, session: Session) -> checkpoint.Save:
+def read_together(path: Path, session: Session) -> saving.Save:
     """The save that rank 0 chose, on every rank, or its error on all of them."""
-    seal = session.once(lambda: checkpoint.read_facts(path).get("sha256"))
-    return session.together(lambda: checkpoint.read(path) if session.main else checkpoint.read_on(path, seal))
+    seal = session.once(lambda: saving.read_facts(path).get("sha256"))
+    return session.together(lambda: saving.read(path) if session.main else saving.read_on(path, seal))
 
 
 def _end_step(folder: Folder, number: int, stage: Stage) -> int | None:

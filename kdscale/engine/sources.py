@@ -16,9 +16,9 @@ from ..networks import Network, build_network
 from ..recipe import FromPhase, Model, Recipe, Stored
 from ..recipe.networks import Source
 from ..types import DatasetInfo
-from .folder import Folder
-from .phase_file import PhaseFile
-from .stored import Present, open_stores
+from .checkpoint.folder import Folder
+from .checkpoint.phase_file import PhaseFile
+from .stored.store import Present, open_stores
 
 
 def build_networks(

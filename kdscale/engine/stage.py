@@ -23,14 +23,14 @@ from ..recipe.resolve import phase_data
 from ..tasks import Task, task_of
 from ..types import Batch, Context, DatasetInfo, Outputs, Progress, Taught
 from .allocator import keep_freed_memory
+from .checkpoint.folder import Folder
 from .ema import Ema
-from .folder import Folder
 from .optim import build_optimizer, parameter_groups, set_rates
 from .parallel import Session, Wrapped, refuse_unfit, wrap
 from .schedule import learning_rate
 from .sources import build_networks, fresh_network, take_carried
-from .stored import Store, open_stores
-from .stored_stream import TAUGHT, StoredStream
+from .stored.store import Store, open_stores
+from .stored.stream import TAUGHT, StoredStream
 
 
 @dataclass

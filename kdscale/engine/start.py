@@ -13,9 +13,9 @@ from ..networks import default_floor, preflight
 from ..recipe import Plateau, to_plain
 from ..recipe.paths import nearest
 from ..recipe.resolve import digest
+from .checkpoint.files import write_json
+from .checkpoint.folder import Folder
 from .evaluation import evaluate_frozen
-from .files import write_json
-from .folder import Folder
 from .keeper import Memory
 from .reporter import Reporter
 from .schedule import TRAINING, over

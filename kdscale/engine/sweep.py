@@ -28,7 +28,8 @@ from ..networks.sources import is_missing
 from ..recipe import Model, Recipe, from_json, override, resolve
 from ..recipe.load import find, load, meant, recipes_of
 from ..recipe.resolve import differences, identity
-from .faults import DONE, FAULT, STOPPED, Signals
+from .faults.ends import DONE, FAULT, STOPPED
+from .faults.signals import Signals
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
 POLL = 0.2  # seconds

@@ -26,17 +26,18 @@ from ..data.files import TEMPORARY, replacing
 from ..errors import DataError, KdscaleError, RecipeError, RunError
 from ..recipe import Model, Recipe, Stored, resolve
 from ..types import Batch
-from . import faults
-from .answers import Form, Keep, Rows, checksums, header, witness
-from .faults import Signals, Stopped
-from .files import write_json
-from .lock import Lock
+from .checkpoint.files import write_json
+from .checkpoint.lock import Lock
+from .faults import ends
+from .faults.ends import Stopped
+from .faults.signals import Signals
 from .parallel import Session
 from .reporter import Silent, duration
 from .run import run_identity
 from .stage import build_stage
 from .start import judge_teachers
-from .stored import FACTS, FORMAT, Present, Shard, changes, inputs, meaning, path_of, place_of, read_facts, row_of, shards
+from .stored.answers import Form, Keep, Rows, checksums, header, witness
+from .stored.store import FACTS, FORMAT, Present, Shard, changes, inputs, meaning, path_of, place_of, read_facts, row_of, shards
 
 SHARD = 1 << 25  # bytes of a shard, about
 VERSIONS = ("torch", "torchvision", "timm", "pillow")  # that decode and change images
@@ -76,7 +77,7 @@ def teach(recipe: Recipe, out: Path, session: Session, say: Say, wish: Wish) -> 
                 places += teaching.places.values()
         except torch.cuda.OutOfMemoryError as error:
             accumulate = recipe.machine.accumulate
-            raise faults.OutOfMemory(
+            raise ends.OutOfMemory(
                 f"the device is out of memory: double machine.accumulate ({accumulate}) ({error})"
             ) from error
         finally:

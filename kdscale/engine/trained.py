@@ -14,8 +14,8 @@ from ..networks import Network
 from ..recipe import Phase, Recipe, from_json
 from ..recipe.paths import nearest
 from ..recipe.resolve import phase_data
-from .folder import Folder
-from .phase_file import PhaseFile
+from .checkpoint.folder import Folder
+from .checkpoint.phase_file import PhaseFile
 from .sources import build_source
 
 

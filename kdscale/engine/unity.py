@@ -10,7 +10,7 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from .faults import Drifted
+from .faults.ends import Drifted
 from .keeper import statistic_names
 from .stage import Stage
 

@@ -13,13 +13,13 @@ import torch
 
 from ..recipe import FromPhase, Plateau
 from ..types import Progress
-from . import checkpoint
+from .checkpoint import saving
+from .checkpoint.folder import Folder
 from .evaluation import evaluate_frozen, evaluate_stage
-from .faults import NonFinite
-from .folder import Folder
+from .faults.ends import NonFinite
+from .faults.pulse import beat
 from .keeper import Memory, averaged_statistics, collect, write_phase_file
 from .meter import Meter
-from .pulse import beat
 from .reporter import Reporter
 from .schedule import TRAINING, over
 from .stage import Stage
@@ -217,7 +217,7 @@ class Upkeep:
 
     @property
     def _saved_here(self) -> bool:
-        return self.last_save is not None and checkpoint.step_of(self.last_save) == self.memory.global_step
+        return self.last_save is not None and saving.step_of(self.last_save) == self.memory.global_step
 
     def settle(self, wait: bool) -> None:
         """Learns on every rank what became of the save under way, if any. A collective.

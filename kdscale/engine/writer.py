@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint
-from .checkpoint import Save
-from .faults import SaveFailed
-from .folder import Folder
+from .checkpoint import saving
+from .checkpoint.folder import Folder
+from .checkpoint.saving import Save
+from .faults.ends import SaveFailed
 from .reporter import Reporter
 
 TRIES = 3  # saves that may fail in a row
@@ -76,7 +76,7 @@ class Writer:
     def _commit(self, step: int, save: Save) -> Path:
         """On the thread: the save, and then what it makes of those before it."""
         started = time.perf_counter()
-        path = checkpoint.write(self.folder.checkpoints, step, save)
+        path = saving.write(self.folder.checkpoints, step, save)
         self.seconds = time.perf_counter() - started
         with suppress(OSError):  # the save stands; the next one tries again
             self._clear_up(step, save.facts["memory"])
@@ -85,8 +85,8 @@ class Writer:
     def _clear_up(self, step: int, memory: dict[str, Any]) -> None:
         best = memory["best_step"]
         if best is not None and best != self.folder.best_step():
-            found = self.folder.checkpoints / checkpoint.name_of(best)
+            found = self.folder.checkpoints / saving.name_of(best)
             if found.is_dir():
                 self.folder.point_best(found)
         kept = {best or -1, *memory["kept"], self.folder.best_step()}
-        checkpoint.keep(self.folder.checkpoints, self.keep, kept, step)
+        saving.keep(self.folder.checkpoints, self.keep, kept, step)

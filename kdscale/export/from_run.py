@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import __version__
 from ..data.manifest import read_manifest
-from ..engine.stored import place_of, read_facts
+from ..engine.stored.store import place_of, read_facts
 from ..engine.trained import Run, Trained, open_run, trained
 from ..errors import DataError
 from ..recipe import FromPhase, Stored, to_json
@@ -100,7 +100,7 @@ def _dataset(found: Trained) -> str:
 
 def _seconds(run: Run) -> float:
     """Seconds of training, over all starts, as the last save counted them."""
-    from ..engine import checkpoint
+    from ..engine.checkpoint import saving
 
-    newest = checkpoint.newest(run.path / "checkpoints", lambda said: None, remove=False)
-    return float(checkpoint.read_facts(newest)["memory"]["seconds"]) if newest else 0.0
+    newest = saving.newest(run.path / "checkpoints", lambda said: None, remove=False)
+    return float(saving.read_facts(newest)["memory"]["seconds"]) if newest else 0.0

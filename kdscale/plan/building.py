@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..engine.sources import build_source, fresh_network
 from ..engine.stage import student_of
-from ..engine.stored import Present
+from ..engine.stored.store import Present
 from ..engine.trained import own_role
 from ..networks import FrozenNetwork, Network, read_upto, synchronise
 from ..networks.sources import is_missing

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kdscale.engine import checkpoint
+from kdscale.engine.checkpoint import saving
 from tests.cli.calling import done, kdscale, refused
 
 
@@ -40,7 +40,7 @@ def everything(folder: Path) -> dict[Path, int]:
 
 
 def last(out: Path) -> Path:
-    return checkpoint.all_saves(out / "checkpoints")[-1]
+    return saving.all_saves(out / "checkpoints")[-1]
 
 
 def test_the_saves_of_a_finished_run(out: Path) -> None:
@@ -118,13 +118,13 @@ def test_what_is_half_written_is_named_and_stays(out: Path) -> None:
     rows = table(done("checkpoints", out))
     assert rows[".tmp-step-00000009-0123abcd"]["state"] == "unfinished: being written, or cut off; the next start removes it"
     assert rows[".del-step-00000003-0123abcd"]["state"] == "being removed"
-    assert len(checkpoint.unfinished(out / "checkpoints")) == 2
+    assert len(saving.unfinished(out / "checkpoints")) == 2
 
 
 def test_a_save_of_another_recipe_is_not_the_newest(out: Path) -> None:
     path = last(out) / "save.json"
     facts = json.loads(path.read_text()) | {"family": "another"}
-    path.write_text(json.dumps(facts | {"sha256": checkpoint.seal(facts)}))
+    path.write_text(json.dumps(facts | {"sha256": saving.seal(facts)}))
     rows = table(done("checkpoints", out))
     assert rows["step-00000006"]["state"] == "of another recipe, left alone"
     assert rows["step-00000003"]["marks"] == "newest"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kdscale.engine.parity import Parity, Row
+from kdscale.engine.parity.runs import Parity, Row
 from tests.engine import small
 
 from .calling import done, kdscale, refused

@@ -97,7 +97,7 @@ def test_misuse_is_one_line(short: Path, tmp_path: Path, words: list[str], told:
 
 
 def test_two_commands_do_not_write_one_store(short: Path, tmp_path: Path) -> None:
-    from kdscale.engine.lock import Lock
+    from kdscale.engine.checkpoint.lock import Lock
 
     lock = Lock(tmp_path / "lock")
     lock.take()

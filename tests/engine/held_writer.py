@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from kdscale.cli.main import main
-from kdscale.engine import checkpoint
+from kdscale.engine.checkpoint import saving
 
 
 def hold(step: int, mark: Path) -> None:
-    before = checkpoint.write_json
+    before = saving.write_json
 
     def instead(path: Path, plain: Any) -> None:
-        if checkpoint.name_of(step) in path.parent.name:
+        if saving.name_of(step) in path.parent.name:
             mark.touch()
             while mark.exists():
                 time.sleep(0.01)
         before(path, plain)
 
-    checkpoint.write_json = instead  # type: ignore[assignment]
+    saving.write_json = instead  # type: ignore[assignment]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdscale.engine import checkpoint, evaluation, watchdog
+from kdscale.engine import evaluation
+from kdscale.engine.checkpoint import saving
+from kdscale.engine.faults import watchdog
 from kdscale.engine.stage import Stage
 from kdscale.types import Batch, Progress
 
@@ -74,26 +76,26 @@ def not_a_number() -> None:
 
 def killed_in_save() -> None:
     """The process dies between two files of save ``AT``."""
-    before = checkpoint.write_json
+    before = saving.write_json
 
     def instead(path: Path, plain: Any) -> None:
-        if path.parent.name.startswith(f".tmp-{checkpoint.name_of(int(os.environ['AT']))}"):
+        if path.parent.name.startswith(f".tmp-{saving.name_of(int(os.environ['AT']))}"):
             os.kill(os.getpid(), signal.SIGKILL)
         before(path, plain)
 
-    checkpoint.write_json = instead
+    saving.write_json = instead
 
 
 def slow_save() -> None:
     """Saves take a while, and say when they begin."""
-    before = checkpoint.write_tensors
+    before = saving.write_tensors
 
     def instead(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
         os.write(1, f"writing {path.name}\n".encode())
         time.sleep(0.3)
         before(path, tensors, metadata)
 
-    checkpoint.write_tensors = instead  # type: ignore[assignment]
+    saving.write_tensors = instead  # type: ignore[assignment]
 
 
 def slow_evaluation() -> None:

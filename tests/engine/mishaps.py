@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdscale.engine import checkpoint, run
+from kdscale.engine import run
+from kdscale.engine.checkpoint import saving
 from kdscale.engine.parallel import Session
 from kdscale.methods import KD, Supervised
 from kdscale.recipe import (
@@ -77,16 +78,16 @@ def killed(recipe: Recipe, out: Path, session: Session, owner: Any, name: str, w
 
 
 def killed_at_save(recipe: Recipe, out: Path, session: Session, step: int) -> None:
-    killed(recipe, out, session, checkpoint, "write", lambda folder, at, save: at == step)
+    killed(recipe, out, session, saving, "write", lambda folder, at, save: at == step)
 
 
 def saved(out: Path) -> list[int]:
-    return [checkpoint.step_of(path) for path in checkpoint.all_saves(out / "checkpoints")]
+    return [saving.step_of(path) for path in saving.all_saves(out / "checkpoints")]
 
 
 def newest_whole(out: Path) -> int | None:
-    path = checkpoint.newest(out / "checkpoints", lambda text: None)
-    return None if path is None else checkpoint.step_of(path)
+    path = saving.newest(out / "checkpoints", lambda text: None)
+    return None if path is None else saving.step_of(path)
 
 
 def log(out: Path) -> str:
@@ -94,7 +95,7 @@ def log(out: Path) -> str:
 
 
 def damage(out: Path, step: int) -> None:
-    os.truncate(out / "checkpoints" / checkpoint.name_of(step) / "trained.safetensors", 1000)
+    os.truncate(out / "checkpoints" / saving.name_of(step) / "trained.safetensors", 1000)
 
 
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:

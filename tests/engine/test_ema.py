@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
+from kdscale.engine.checkpoint.files import write_tensors
 from kdscale.engine.ema import Ema
-from kdscale.engine.files import write_tensors
 from kdscale.engine.meter import Meter
 from kdscale.engine.parallel import Session, connect, wrap
 from kdscale.methods import Supervised

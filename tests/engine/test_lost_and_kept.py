@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from kdscale.engine import checkpoint, run
-from kdscale.engine.agreement import Agreement
-from kdscale.engine.faults import SaveFailed
-from kdscale.engine.folder import Folder, family
+from kdscale.engine import run
+from kdscale.engine.checkpoint import saving
+from kdscale.engine.checkpoint.folder import Folder, family
+from kdscale.engine.checkpoint.phase_file import PhaseFile
+from kdscale.engine.faults.agreement import Agreement
+from kdscale.engine.faults.ends import SaveFailed
 from kdscale.engine.loop import Loop
 from kdscale.engine.parallel import Session
-from kdscale.engine.phase_file import PhaseFile
 from kdscale.engine.trained import open_run, trained
 from kdscale.engine.upkeep import Upkeep
 from kdscale.errors import RunError
@@ -90,13 +91,13 @@ def test_a_run_of_an_older_version_goes_on_without_the_fields_that_it_did_not_kn
     whole, out = tmp_path / "whole", tmp_path / "out"
     train(short(data), whole, session)
     killed_at_save(short(data), out, session, 6)
-    older, first = forget_field(out, "cutout"), (out / "checkpoints" / checkpoint.name_of(2)).stat().st_mtime_ns
+    older, first = forget_field(out, "cutout"), (out / "checkpoints" / saving.name_of(2)).stat().st_mtime_ns
     with pytest.raises(RunError, match=r"phases\.0\.data\.train\.cutout was None, is 4"):
         train(override(short(data), ["data.train.cutout=4"]), out, session)
     killed_at_save(short(data), out, session, 6)
     assert json.loads((out / "identity.json").read_text()) == older, "its saves are of this family"
     train(short(data), out, session)
-    assert (out / "checkpoints" / checkpoint.name_of(2)).stat().st_mtime_ns == first, "it was not begun anew"
+    assert (out / "checkpoints" / saving.name_of(2)).stat().st_mtime_ns == first, "it was not begun anew"
     equal(small.weights(whole), small.weights(out))
 
 
@@ -232,7 +233,7 @@ def asked_at(patch: Patch, phase: int, step: int) -> None:
 
 def failing(patch: Patch, times: int) -> None:
     """The first ``times`` saves meet a full disk."""
-    before, left = checkpoint.write, [times]
+    before, left = saving.write, [times]
 
     def instead(*words: Any) -> Path:
         left[0] -= 1
@@ -240,7 +241,7 @@ def failing(patch: Patch, times: int) -> None:
             raise OSError(28, "No space left on device")
         return before(*words)
 
-    patch.setattr(checkpoint, "write", instead)
+    patch.setattr(saving, "write", instead)
 
 
 def test_a_stop_saves_again_where_a_save_failed(data: Path, session: Session, tmp_path: Path, monkeypatch: Patch) -> None:

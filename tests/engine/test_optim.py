@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from kdscale.engine.files import write_tensors
+from kdscale.engine.checkpoint.files import write_tensors
 from kdscale.engine.optim import build_optimizer, parameter_groups, set_rates
 from kdscale.engine.parallel import Session, Wrapped, connect, wrap
 from kdscale.errors import RecipeError

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdscale.engine import checkpoint
+from kdscale.engine.checkpoint import saving
 from kdscale.engine.describe import describe
 from kdscale.engine.meter import Meter
 from kdscale.engine.parallel import Session
@@ -157,9 +157,9 @@ def test_a_skipped_step_is_no_part_of_the_mean(session: Session) -> None:
 
 
 def history(out: Path) -> list[dict[str, Any]]:
-    save = checkpoint.newest(out / "checkpoints", lambda said: None)
+    save = saving.newest(out / "checkpoints", lambda said: None)
     assert save is not None
-    return list(checkpoint.read_facts(save)["memory"]["history"])
+    return list(saving.read_facts(save)["memory"]["history"])
 
 
 def test_it_ends_at_the_third_cut(never_stopped: Path) -> None:
@@ -186,7 +186,7 @@ def test_the_end_is_measured_saved_and_left_for_later_phases(never_stopped: Path
     assert [(e["name"], e["step"]) for e in small.lines(never_stopped, "evaluation")] == [("student", LAST)]
     assert small.verdict(never_stopped)["code"] == 0
     left = small.weights(never_stopped)
-    save = checkpoint.read(checkpoint.newest(never_stopped / "checkpoints", lambda said: None))  # type: ignore[arg-type]
+    save = saving.read(saving.newest(never_stopped / "checkpoints", lambda said: None))  # type: ignore[arg-type]
     assert all(torch.equal(left[n.removeprefix("param/")], t) for n, t in save.trained.items() if n.startswith("param/"))
 
 

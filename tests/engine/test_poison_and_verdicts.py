@@ -13,10 +13,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kdscale.data import open_split
-from kdscale.engine import checkpoint, run
-from kdscale.engine.agreement import BEHIND, Agreement, Verdict
+from kdscale.engine import run
+from kdscale.engine.checkpoint import saving
 from kdscale.engine.evaluation import split_batches
-from kdscale.engine.faults import NonFinite, Signals
+from kdscale.engine.faults.agreement import BEHIND, Agreement, Verdict
+from kdscale.engine.faults.ends import NonFinite
+from kdscale.engine.faults.signals import Signals
 from kdscale.engine.loop import Loop
 from kdscale.engine.parallel import Session, Wrapped
 from kdscale.engine.stage import Stage, build_stage
@@ -77,7 +79,7 @@ def test_ten_skipped_steps_in_a_row_end_the_run(data: Path, session: Session, tm
     infinite(monkeypatch, range(2, 20))
     with pytest.raises(NonFinite, match=r"not finite at step 11 of phase 'student' for the 10th time in a row \(samples \d+, "):
         train(short(data, steps=15, every=1, nonfinite="skip"), tmp_path, session)
-    last = checkpoint.newest(tmp_path / "checkpoints", lambda text: None)
+    last = saving.newest(tmp_path / "checkpoints", lambda text: None)
     assert last is not None
     assert all(tensor.isfinite().all() for tensor in load_file(last / "trained.safetensors").values())
     assert small.verdict(tmp_path)["code"] == 70
@@ -103,7 +105,7 @@ def test_weights_that_are_not_finite_are_never_saved(data: Path, session: Sessio
         train(short(data), tmp_path, session)
     assert saved(tmp_path) == [2]
     assert newest_whole(tmp_path) == 2
-    tensors = load_file(tmp_path / "checkpoints" / checkpoint.name_of(2) / "trained.safetensors")
+    tensors = load_file(tmp_path / "checkpoints" / saving.name_of(2) / "trained.safetensors")
     assert all(tensor.isfinite().all() for tensor in tensors.values())
     assert small.verdict(tmp_path)["code"] == 70
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kdscale.engine import sweep
-from kdscale.engine.faults import STOPPED
+from kdscale.engine.faults.ends import STOPPED
 from kdscale.engine.sweep import Job, Started, Sweep, jobs, points, share_of
 from kdscale.errors import RecipeError
 

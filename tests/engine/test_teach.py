@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from kdscale.engine import teach as teaching
-from kdscale.engine.answers import Form, checksums, witness
 from kdscale.engine.meter import Meter
 from kdscale.engine.parallel import Session
 from kdscale.engine.stage import build_stage
-from kdscale.engine.stored import open_store
+from kdscale.engine.stored.answers import Form, checksums, witness
+from kdscale.engine.stored.store import open_store
 from kdscale.engine.teach import Wish, teach
 from kdscale.errors import DataError, RecipeError, RunError
 from kdscale.methods import Deit, MultiKD, Shake, StageByStage

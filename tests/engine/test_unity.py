@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdscale.engine.faults import FAULT, Drifted
+from kdscale.engine.faults.ends import FAULT, Drifted
 from kdscale.engine.parallel import connect
 from kdscale.engine.unity import require_unity
 from kdscale.methods import Supervised

@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 import torch
 
-from kdscale.engine import checkpoint, upkeep
-from kdscale.engine.checkpoint import Save
-from kdscale.engine.faults import SaveFailed
-from kdscale.engine.folder import Folder
+from kdscale.engine import upkeep
+from kdscale.engine.checkpoint import saving
+from kdscale.engine.checkpoint.folder import Folder
+from kdscale.engine.checkpoint.saving import Save
+from kdscale.engine.faults.ends import SaveFailed
 from kdscale.engine.keeper import Memory, collect
 from kdscale.engine.loop import Loop
 from kdscale.engine.meter import Meter
@@ -47,7 +48,7 @@ class Gate:
 
     def __init__(self, patch: Patch, step: int) -> None:
         self.reached, self.open = threading.Event(), threading.Event()
-        before = checkpoint.write
+        before = saving.write
 
         def instead(folder: Path, at: int, save: Save) -> Path:
             if at == step:
@@ -55,7 +56,7 @@ class Gate:
                 assert self.open.wait(30)
             return before(folder, at, save)
 
-        patch.setattr(checkpoint, "write", instead)
+        patch.setattr(saving, "write", instead)
 
     def open_soon(self) -> None:
         threading.Timer(0.1, self.open.set).start()
@@ -109,7 +110,7 @@ def test_training_goes_on_beside_a_write_and_the_saves_are_the_same(
     assert train(recipe, tmp_path / "out", session) == 0
     assert gate.open.is_set(), "step 7 was taken while the save of step 4 was not written"
     for step in (4, 8):
-        mine, theirs = (checkpoint.read(tmp_path / n / "checkpoints" / checkpoint.name_of(step)) for n in ("out", "whole"))
+        mine, theirs = (saving.read(tmp_path / n / "checkpoints" / saving.name_of(step)) for n in ("out", "whole"))
         equal(mine.trained | mine.buffers, theirs.trained | theirs.buffers)
         told = [{**save.facts["memory"], "seconds": 0, "history": 0} for save in (mine, theirs)]
         assert told[0] == told[1], "what a run remembers is that of the save's own step"
@@ -145,7 +146,7 @@ def test_whatever_ends_a_run_the_save_under_way_is_finished(
     killed(short(data), tmp_path, session, Loop, "step", now)
     assert saved(tmp_path) == [2, 4]
     assert not (tmp_path / "lock").exists()
-    assert checkpoint.unfinished(tmp_path / "checkpoints") == []
+    assert saving.unfinished(tmp_path / "checkpoints") == []
 
 
 # Failures
@@ -189,8 +190,8 @@ def test_a_full_disk_costs_the_saves_that_did_not_fit_and_no_other(tmp_path: Pat
         assert [path.name for path in (place / "checkpoints").iterdir()] == [last.name]
         ballast.unlink()
         writer.begin(save_of(3))
-        assert writer.outcome(last, wait=True) == (False, place / "checkpoints" / checkpoint.name_of(3))
-        assert checkpoint.newest(place / "checkpoints", said.say) == place / "checkpoints" / checkpoint.name_of(3)
+        assert writer.outcome(last, wait=True) == (False, place / "checkpoints" / saving.name_of(3))
+        assert saving.newest(place / "checkpoints", said.say) == place / "checkpoints" / saving.name_of(3)
         writer.close()
 
 
@@ -228,7 +229,7 @@ def test_a_failure_is_told_at_the_next_line_and_the_third_ends_the_run(
     assert [f"could not save at step {step}: " in log(tmp_path) for step in (2, 3, 4, 5)] == [True, True, True, False]
     assert small.verdict(tmp_path)["code"] == 70
     assert saved(tmp_path) == [1]
-    assert checkpoint.unfinished(tmp_path / "checkpoints") == []
+    assert saving.unfinished(tmp_path / "checkpoints") == []
 
 
 # Signals and kills
@@ -237,15 +238,15 @@ def test_a_failure_is_told_at_the_next_line_and_the_third_ends_the_run(
 def test_a_signal_during_a_save_ends_the_run_with_a_save_of_its_last_step(
     data: Path, session: Session, tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    before = checkpoint.write_json
+    before = saving.write_json
 
     def instead(path: Path, plain: Any) -> None:
-        if checkpoint.name_of(2) in path.parent.name:
+        if saving.name_of(2) in path.parent.name:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.2)
         before(path, plain)
 
-    monkeypatch.setattr(checkpoint, "write_json", instead)
+    monkeypatch.setattr(saving, "write_json", instead)
     assert train(short(data, steps=40, every=2), tmp_path, session) == 75
     assert small.verdict(tmp_path)["code"] == 75
     stopped = small.lines(tmp_path)[-1]["step"]
@@ -255,19 +256,19 @@ def test_a_signal_during_a_save_ends_the_run_with_a_save_of_its_last_step(
 
 def test_a_process_killed_in_the_middle_of_a_write(tmp_path: Path) -> None:
     """The thread has written the tensors and not yet what makes them a save; the process dies at once."""
-    first = checkpoint.write(tmp_path / "checkpoints", 1, save_of(1))
+    first = saving.write(tmp_path / "checkpoints", 1, save_of(1))
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        checkpoint.write_json = lambda path, plain: (os.write(writing, b"here"), time.sleep(60))  # type: ignore[assignment,func-returns-value]
+        saving.write_json = lambda path, plain: (os.write(writing, b"here"), time.sleep(60))  # type: ignore[assignment,func-returns-value]
         Writer(Folder(tmp_path), 3, Silent()).begin(save_of(2, 2.0))
         time.sleep(60)
         os._exit(0)
     assert os.read(reading, 4) == b"here"
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    left = checkpoint.unfinished(tmp_path / "checkpoints")
+    left = saving.unfinished(tmp_path / "checkpoints")
     assert [path.name for folder in left for path in folder.iterdir()] == ["trained.safetensors"]
-    assert checkpoint.newest(tmp_path / "checkpoints", print) == first
-    checkpoint.sweep(tmp_path / "checkpoints")
-    assert checkpoint.unfinished(tmp_path / "checkpoints") == []
+    assert saving.newest(tmp_path / "checkpoints", print) == first
+    saving.sweep(tmp_path / "checkpoints")
+    assert saving.unfinished(tmp_path / "checkpoints") == []

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdscale.engine.folder import Folder
+from kdscale.engine.checkpoint.folder import Folder
+from kdscale.engine.checkpoint.phase_file import PhaseFile
 from kdscale.engine.parallel import connect
-from kdscale.engine.phase_file import PhaseFile
 from kdscale.engine.run import train
 from kdscale.engine.stage import build_stage
 from kdscale.methods import BAN, ESKD, RCO, TAKD, Method, ReverseKD

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdscale.engine.folder import Folder
+from kdscale.engine.checkpoint.folder import Folder
 from kdscale.engine.parallel import Session, connect
 from kdscale.engine.stage import build_stage
 from kdscale.engine.trained import open_run, trained

@@ -1,0 +1,1 @@
+"""One recipe under every back-end of a machine, cut short and compared."""

@@ -1,0 +1,1 @@
+"""What a teacher has said, in files that stand for it."""
