@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,11 +124,12 @@ def restore(stage: Stage, save: Save, meter: Meter) -> Memory:
     rows = save.statistics.get("ranks")
     if rows is not None and len(rows) == stage.session.size:
         set_statistics(stage, rows[stage.session.rank].to(stage.session.device))
-    ranks = save.facts.get("world", {}).get("ranks", stage.session.size)
-    if ranks != stage.session.size and stage.recipe.batch_norm == "local" and statistic_names(stage.distiller):
+    world, now = save.facts.get("world", {}), (stage.session.size, stage.recipe.machine.accumulate)
+    before = world.get("ranks", now[0]), world.get("accumulate", now[1])
+    if math.prod(before) != math.prod(now) and stage.recipe.batch_norm == "local" and statistic_names(stage.distiller):
         stage.warnings.append(
-            f"the save is of {ranks} ranks and these are {stage.session.size}: each BatchNorm sees micro-batches of another size from"
-            " here, so the curve is not the one that it would have been; batch_norm=sync does not depend on the ranks"
+            f"the save is of {before[0]} ranks x {before[1]} micro-batches and this is {now[0]} x {now[1]}: each BatchNorm sees another"
+            " number of images from here, so the curve is not the one that it would have been"
         )
     others = {name: t for name, t in save.trained.items() if name.partition("/")[0] not in ("param", "ema")}
     stage.wrapped.load_optimizer_state(others, save.facts["optimizer"])

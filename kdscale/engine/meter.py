@@ -25,7 +25,7 @@ class Meter:
         self.images = 0  # of all ranks
         self.waited = 0.0  # seconds in which this rank's device had no data
         self.since = time.perf_counter()
-        self.waits: list[float] = []  # share of the last line's time in which each rank waited for data
+        self.waits: list[float] = []  # share of the last line's time in which each rank waited for data: equal everywhere
         self.epoch_sum: Tensor | None = None  # of the whole loss, since the epoch began
         self.epoch_count = 0
 
@@ -56,12 +56,12 @@ class Meter:
         if self.sums is None:
             return {}
         ranks = self.session.size
+        seconds = time.perf_counter() - self.since
         waits = torch.zeros(ranks, dtype=torch.float64, device=self.sums.device)
-        waits[self.session.rank] = self.waited
+        waits[self.session.rank] = self.waited / seconds if seconds else 0.0
         told = self.session.total(torch.cat([self.sums, waits])).tolist()
         means = [value / (ranks * self.count) for value in told[:-ranks]]
-        seconds = time.perf_counter() - self.since
-        self.waits = [waited / seconds if seconds else 0.0 for waited in told[-ranks:]]
+        self.waits = told[-ranks:]
         line = {
             "loss": sum(means),
             "losses": dict(zip(self.names, means, strict=True)),

@@ -15,10 +15,13 @@ class Stragglers:
 
     def __init__(self) -> None:
         self._lines: dict[int, int] = {}  # rank -> lines in a row
+        self._told: set[int] = set()
 
     def found(self, waits: Sequence[float]) -> list[int]:
         """Ranks to tell of. ``waits``: the share of time in which each rank waited for data, in order of rank."""
         median = statistics.median(waits)
         slow = [rank for rank, wait in enumerate(waits) if wait > SHARE and wait > TIMES * median]
         self._lines = {rank: self._lines.get(rank, 0) + 1 for rank in slow}
-        return [rank for rank in slow if self._lines[rank] == LINES]
+        found = [rank for rank in slow if self._lines[rank] >= LINES and rank not in self._told]
+        self._told.update(found)
+        return found

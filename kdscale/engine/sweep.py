@@ -33,6 +33,7 @@ from .faults.signals import Signals
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
 POLL = 0.2  # seconds
+LEAVE = 60.0  # seconds that runs may take to save themselves before a job's time is over; nothing is begun then
 _SIGNAL_AT_DEATH = 1  # Linux's sys/prctl.h
 ENDED = ("finished", "skipped", "failed", "stopped")
 
@@ -184,6 +185,7 @@ class Sweep:
     def run(self) -> int:
         """The process's exit code; where a stop was asked for, every run has saved itself before."""
         with Signals() as signals:
+            signals.deadline.save = LEAVE
             try:
                 while self.waiting or self.running:
                     if signals.asked:
@@ -195,7 +197,10 @@ class Sweep:
                 self._stop()  # nothing outlives what it was started by
                 raise
             stopped = signals.asked is not None
-        return STOPPED if stopped else DONE if all(job.done for job in self.todo) else FAULT
+        states = {job.state for job in self.todo}
+        if stopped or ("stopped" in states and "failed" not in states):
+            return STOPPED
+        return DONE if all(job.done for job in self.todo) else FAULT
 
     def _start(self) -> None:
         for job in [job for job in self.waiting if all(teacher.ended for teacher in job.after)]:

@@ -38,7 +38,7 @@ def require_unity(stage: Stage, step: int) -> None:
 def bits_of(module: nn.Module) -> str:
     """A digest of a module's state, by name, shape and the sum of each tensor's bits."""
     state = {name: t.detach() for name, t in module.state_dict().items() if t.numel()}
-    sums = torch.stack([_bits(t) for t in state.values()]).tolist()
+    sums = torch.stack([_bits(t) for t in state.values()]).tolist() if state else []
     words = [(name, tuple(t.shape), total) for (name, t), total in zip(state.items(), sums, strict=True)]
     return hashlib.sha256(repr(words).encode()).hexdigest()
 

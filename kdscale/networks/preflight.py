@@ -31,7 +31,7 @@ def preflight(network: Network, info: DatasetInfo, names: Sequence[str] = ()) ->
         check_labels(network.name, network.architecture.labels, names or info.names)
     except NetworkError as error:
         problems.append(str(error))
-    hollow = next((name for name, p in network.named_parameters() if not p.numel() or hasattr(p, "ds_id")), None)
+    hollow = next((name for name, p in network.named_parameters() if hasattr(p, "ds_id")), None)
     if hollow is not None:
         problems.append(
             f"{hollow!r} of {network.name!r} was cut up by ZeRO-3 when it was loaded: unset ACCELERATE_DEEPSPEED_ variables"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -93,6 +94,19 @@ def test_speed_is_of_all_images_and_waiting_a_share(session: Session, monkeypatc
     line = meter.line()
     assert (line["images_per_second"], line["data_wait"]) == (50.0, 0.25)
     assert (meter.images, meter.waited) == (0, 0.0)
+
+
+def test_all_ranks_know_the_same_waits_whatever_their_own_clocks(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is decided by them holds a collective: a rank that came to another share would wait in it alone."""
+    monkeypatch.setattr(Session, "total", lambda self, t: t + torch.tensor([0.0, 0.0, 0.4], dtype=t.dtype))
+    for seconds in (10.0, 11.0):
+        clock = iter([100.0, 100.0 + seconds, 100.0 + seconds])
+        monkeypatch.setattr("kdscale.engine.meter.time.perf_counter", lambda clock=clock: next(clock))
+        meter = Meter(replace(session, rank=0, size=2))
+        meter.add({"ce": torch.ones(())})
+        meter.waited = 0.1 * seconds
+        assert meter.line()["data_wait"] == 0.4
+        assert meter.waits == [0.1, 0.4]
 
 
 def test_a_skipped_step_of_other_losses_leaves_the_window_as_it_was(session: Session) -> None:

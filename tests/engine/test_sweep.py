@@ -114,6 +114,16 @@ def test_nothing_outlives_a_sweep_that_fails(page: Path, tmp_path: Path, monkeyp
     assert started[0].process.wait(10) == -signal.SIGTERM
 
 
+def test_a_run_that_leaves_before_the_end_of_a_job_is_no_failure(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sweep, "_collect", lambda a_sweep: [a_sweep._end(s.job, "stopped", "") for s in a_sweep.running])
+    monkeypatch.setattr(Started, "next", lambda started: True)
+    todo = jobs([f"{page}:alone"], [], (), tmp_path)
+    a_sweep = Sweep(todo, 1, lambda text: a_sweep.running.clear() if "stopped" in text else None)
+    assert a_sweep.run() == STOPPED
+
+
 def test_side_by_side_each_takes_the_device_with_fewest_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,7 +164,7 @@ def _alive(holder: dict[str, Any], age: float) -> bool:
         return bool(started(holder["pid"]) == holder["started"])
     if me["job"] is not None and holder.get("job") == me["job"] and holder.get("restart", 0) < me["restart"]:
         return False  # Slurm starts a job again only after its processes have ended
-    if holder.get("job") not in (None, me["job"]) and _job_ended(str(holder["job"])):
+    if abs(age) > 2 * BEAT and holder.get("job") not in (None, me["job"]) and _job_ended(str(holder["job"])):
         return False
     return abs(age) < STALE
 

@@ -111,10 +111,11 @@ def read_on(path: Path, told: str | None) -> Save:
             if save.facts.get("sha256") != told:
                 raise RunError(f"{path} is another save here than on rank 0: the ranks must share one folder")
             return save
-        except RunError as error:
+        except (RunError, OSError) as error:
             if time.monotonic() > end:
-                error.code = 70  # of this machine, not of the command: it may be right on another
-                raise
+                late = RunError(str(error))
+                late.code = 70  # of this machine, not of the command: it may be right on another
+                raise late from None
         with suppress(OSError):
             os.listdir(path.parent)  # asks the server anew
         time.sleep(0.5)

@@ -18,8 +18,9 @@ class Deadline:
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         word = environment.get("SLURM_JOB_END_TIME", "")
-        self._end = float(word) if word.isdecimal() else None
-        self._most = 0.0 if self._end is None else max(0.0, self._end - time.time()) / 4  # a job of a minute must train too
+        left = float(word) - time.time() if word.isdecimal() else 0.0
+        self._end = float(word) if left > 0 else None  # one that is over already was put off, and nobody has told for how long
+        self._most = left / 4  # a job of a minute must train too
         self.step = self.save = 0.0
 
     @property

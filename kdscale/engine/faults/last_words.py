@@ -29,7 +29,7 @@ from .ends import ABANDONED, FAULT, USAGE, OutOfMemory, RankLost
 from .pulse import BEAT, Pulse
 
 PATIENCE = 20.0  # seconds that a rank looks for the cause: a machine is silent after three beats
-JUDGES = 8  # ranks that look for it; of thousands the others take their word
+JUDGES = 8  # ranks, and machines by their first rank, that look for it; of thousands the others take their word
 CONTACT = ("gloo", "onnection closed", "onnection reset", "onnection refused", "roken pipe", "timed out")
 MEMORY_FULL = ("out of memory", "can't allocate memory", "annot allocate memory", "not enough memory")
 
@@ -43,6 +43,13 @@ class LastWords:
         me = {"host": socket.gethostname(), "pid": os.getpid(), "started": started(os.getpid())}
         self.members: list[dict[str, Any]] = session.all_of(me)
         self.pulse = Pulse(session)
+
+    @property
+    def judging(self) -> bool:
+        """Whether this rank looks for what became of others: whichever machine is lost, a judge is left."""
+        hosts = [member["host"] for member in self.members]
+        firsts = [hosts.index(host) for host in dict.fromkeys(hosts)]
+        return self.session.rank < JUDGES or self.session.rank in firsts[:JUDGES]
 
     def judge(self, error: BaseException) -> tuple[BaseException, bool]:
         """What this rank ends with, and whether it ends alone, without the others' having agreed on it.
@@ -164,14 +171,14 @@ class LastWords:
         return None
 
     def _beats(self) -> list[dict[str, Any]] | None:
-        return self.pulse.all() if self.session.rank < JUDGES else None
+        return self.pulse.all() if self.judging else None
 
     def _silent(self, before: list[dict[str, Any]] | None, words: list[dict[str, Any]]) -> list[int]:
         """Ranks that have not told a beat since ``before``. A store that does not answer was on rank 0's machine."""
         now, heard = self._beats(), {self.session.rank, *(word["rank"] for word in words)}
         if before is None or now is None:
             elsewhere = self.members[0]["host"] != self.members[self.session.rank]["host"]
-            return [0] if elsewhere and self.session.rank < JUDGES and 0 not in heard else []
+            return [0] if elsewhere and self.judging and 0 not in heard else []
         return [r for r, (a, b) in enumerate(zip(before, now, strict=True)) if a["tick"] == b["tick"] and r not in heard]
 
     def all_named(self, ranks: list[int]) -> str:

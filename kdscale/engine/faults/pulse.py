@@ -2,13 +2,11 @@
 
 All ranks run one program, so equal counts are one place in it, and of ranks that wait for each other the one with the lowest
 count is waited for. A thread tells the count to the launcher's store, over a connection of its own: one that blocks in a
-collective holds its own. Where rank 0 holds the store and dies, the others are left without, which says enough.
+collective holds its own. Where rank 0 holds the store and dies, the others are without an answer, which says enough.
 """
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import json
 import os
 import secrets
@@ -16,12 +14,10 @@ import sys
 import threading
 from typing import Any
 
-import torch.distributed as dist
-
 from ..parallel import Session
+from .contact import Contact
 
 BEAT = 5.0  # seconds
-ANSWER = 5.0  # seconds that the store may take
 WAITING = ("torch/distributed/", "torch/autograd/graph.py", "torch/cuda/")  # where a rank waits for others, or for what does
 
 
@@ -35,7 +31,7 @@ class Pulse:
         self._tick = 0
         self._thread = threading.main_thread().ident
         run = session.told(secrets.token_hex(4))
-        self._store = _connected(run) if session.size > 1 else None
+        self._contact = Contact(run) if session.size > 1 else None
         self.tell()
         session.wait()
 
@@ -46,14 +42,10 @@ class Pulse:
 
     def tell(self, final: bool = False) -> None:
         """To the store. ``final``: this rank has given up waiting."""
-        if self._store is None:
+        if self._contact is None:
             return
         self._tick += 1
-        said = {"tick": self._tick, "final": final, **self.here()}
-        try:
-            self._store.set(str(self.rank), json.dumps(said))
-        except RuntimeError:
-            self._store = None
+        self._contact.tell(str(self.rank), json.dumps({"tick": self._tick, "final": final, **self.here()}))
 
     def here(self) -> dict[str, Any]:
         """The count, what is done in words, the line that the main thread is at, and whether it waits for others there."""
@@ -70,34 +62,9 @@ class Pulse:
         }
 
     def all(self) -> list[dict[str, Any]] | None:
-        """What every rank said last, by rank; None where the store does not answer: then it is never asked again."""
-        store, answer = self._store, list[bytes]()
-        if store is None:
-            return None
-
-        def ask() -> None:
-            with contextlib.suppress(RuntimeError):
-                answer.extend(store.multi_get([str(rank) for rank in range(self.size)]))
-
-        asking = threading.Thread(target=ask, daemon=True)
-        asking.start()
-        asking.join(ANSWER)  # the store's own limit does not hold for a process that is stopped
-        if len(answer) < self.size:
-            self._store = None
-            return None
-        return [json.loads(said) for said in answer]
-
-
-def _connected(run: str) -> Any:
-    host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
-    if not host or not port.isdecimal():
-        return None
-    try:
-        patience = datetime.timedelta(seconds=ANSWER)
-        store = dist.TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=patience)  # type: ignore[attr-defined]
-        return dist.PrefixStore(f"kdscale-{run}", store)  # type: ignore[attr-defined]
-    except RuntimeError:
-        return None
+        """What every rank said last, by rank; None where the store does not answer now."""
+        said = None if self._contact is None else self._contact.ask([str(rank) for rank in range(self.size)])
+        return None if said is None else [json.loads(word) for word in said]
 
 
 _here: Pulse | None = None  # a process has one

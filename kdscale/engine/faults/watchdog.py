@@ -22,7 +22,7 @@ from typing import Any
 
 from . import pulse
 from .ends import HANG
-from .last_words import JUDGES, LastWords
+from .last_words import LastWords
 from .pulse import BEAT
 
 LAST_RESORT = 60.0  # seconds: a file system that hangs too must not keep a process that has given up
@@ -37,6 +37,7 @@ class Watchdog:
         self.words, self.stall = words, stall
         self._listens = 0.0  # when it asks the next time what the others told
         self._ticks: list[int] = []  # of all ranks, when it asked last
+        self._unanswered = 0  # times in a row
         self._silent: set[int] = set()  # ranks that had told nothing new then
         self._over = threading.Event()
         self._period = min(BEAT, stall / 4)
@@ -69,7 +70,7 @@ class Watchdog:
         """Whether some rank has told nothing for twice SILENT seconds. Where a machine is lost NCCL says nothing, and a step that
         needs it never ends. It is told after the first of them."""
         words = self.words
-        if words.session.size == 1 or words.session.rank >= JUDGES or now < self._listens:
+        if words.session.size == 1 or not words.judging or now < self._listens:
             return False
         self._listens = now + SILENT
         still = self._still()
@@ -79,11 +80,14 @@ class Watchdog:
         return bool(gone)
 
     def _still(self) -> set[int]:
-        """Ranks that have told nothing since this was asked last; the store is on the machine of the first."""
+        """Ranks that have told nothing since this was asked last. The store is on the machine of the first: where it gives no
+        answer twice in a row, over connections of their own, that machine is as silent as a rank."""
         words, before = self.words, self._ticks
         said, mine = words.pulse.all(), words.session.rank
+        self._unanswered = self._unanswered + 1 if said is None else 0
         if said is None:
-            return {0} if before and words.members[0]["host"] != words.members[mine]["host"] else set()
+            elsewhere = words.members[0]["host"] != words.members[mine]["host"]
+            return {0} if before and elsewhere and self._unanswered > 1 else set()
         self._ticks = [word["tick"] for word in said]
         told = enumerate(zip(said, before or (), strict=False))
         return {r for r, (word, tick) in told if word["tick"] == tick and not word["final"] and r != mine}
@@ -94,7 +98,7 @@ class Watchdog:
         words, path = self.words, self._write_stacks(limit)
         words.pulse.tell(final=True)
         words.leave_word(HANG, f"no step for {limit:g} s while {words.pulse.doing}")
-        if words.session.rank < JUDGES:
+        if words.judging:
             said, silent = self._judged()
             reason = f"{said} for {limit:g} s{why}, stacks are in {path.parent}/stacks-<rank>.txt"
             words.verdict(HANG, f"{reason}; {words.last_save()}: the same command continues", gone=silent, aloud=True)

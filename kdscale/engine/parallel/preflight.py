@@ -26,7 +26,7 @@ def before(machine: Machine, precision: str) -> None:
         raise RunError(f"WORLD_SIZE is {ranks} but RANK is not set: start the ranks by a launcher, {TORCHRUN.format(n=ranks)}")
     if ranks > 1 and unseen_devices():
         raise RunError(
-            "this machine has GPUs and torch finds none of them: see what nvidia-smi says and whether torch.version.cuda fits its driver;"
+            "this machine seems to have GPUs and torch finds none of them: see what nvidia-smi says and whether torch.version.cuda fits its driver;"
             " to train on the CPU set CUDA_VISIBLE_DEVICES= (empty)"
         )
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -46,9 +46,11 @@ def unseen_devices() -> bool:
     if torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes"):
         return False
     visible, of_job = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("SLURM_GPUS_ON_NODE", "0")
-    if visible is not None:
-        return visible.strip() not in ("", "-1", "NoDevFiles")
-    return (of_job.isdecimal() and int(of_job) > 0) or DRIVER.exists()
+    if visible is not None and visible.strip() in ("", "-1", "NoDevFiles"):
+        return False
+    if "SLURM_JOB_ID" in os.environ:  # whose job may be of this node's cores alone
+        return of_job.isdecimal() and int(of_job) > 0
+    return DRIVER.exists()
 
 
 def _restarts() -> None:
@@ -99,7 +101,8 @@ def _asked_processes(command: list[str]) -> int:
         if name in ("--num_processes", "--num-processes"):
             text = value or (command[place + 1] if place + 1 < len(command) else "")
             return int(text) if text.isdigit() else 1
-    return 1 if "--config_file" in command else _configured_processes()
+    told = {word.partition("=")[0] for word in command}
+    return 1 if told & {"--cpu", "--config_file", "--config-file"} else _configured_processes()
 
 
 def _configured_processes() -> int:

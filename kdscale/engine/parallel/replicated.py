@@ -18,7 +18,7 @@ class Replicated(Wrapped):
         super().__init__(session, module, groups)
         self.optimizer = build(groups)
         self.model, _ = session.accelerator.prepare(module, self.optimizer)
-        if session.size > 1 and not isinstance(self.model, DistributedDataParallel):
+        if session.size > 1 and not isinstance(getattr(self.model, "_orig_mod", self.model), DistributedDataParallel):
             raise RunError(
                 f"Accelerate made {type(self.model).__name__} of the network on {session.size} ranks, which would learn nothing from one"
                 " another: unset its ACCELERATE_ variables, or use another version of it"

@@ -32,8 +32,10 @@ def test_a_short_job_trains_for_three_quarters_of_its_time(clock: list[float]) -
     assert deadline.near
 
 
-@pytest.mark.parametrize("environment", [{}, {"SLURM_JOB_END_TIME": "Unknown"}])
-def test_without_a_time_there_is_no_end(clock: list[float], environment: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "environment", [{}, {"SLURM_JOB_END_TIME": "Unknown"}, {"SLURM_JOB_END_TIME": "0"}, {"SLURM_JOB_END_TIME": "999"}]
+)
+def test_without_a_time_to_come_there_is_no_end(clock: list[float], environment: dict[str, str]) -> None:
     deadline = Deadline(environment)
     clock[0] = 1e12
     assert not deadline.near

@@ -103,6 +103,44 @@ def three(session: Session, folder: Path, rank: int, *dead: int) -> LastWords:
     return words
 
 
+class Heard:
+    """What a judge hears, one answer a time."""
+
+    def __init__(self, *answers: list[int] | None) -> None:
+        self.answers = [None if ticks is None else [{"tick": tick, "final": False} for tick in ticks] for ticks in answers]
+
+    def all(self) -> list[dict[str, Any]] | None:
+        return self.answers.pop(0)
+
+
+def listening(session: Session, folder: Path, rank: int, *answers: list[int] | None) -> list[set[int]]:
+    """Whom a watchdog of the second of two machines finds still, time after time."""
+    words = three(session, folder, rank)
+    words.members = [member(1, host=host) for host in ("a", "a", "b")]
+    words.pulse = Heard(*answers)  # type: ignore[assignment]
+    watch = Watchdog(words, 600)
+    return [watch._still() for _ in answers]
+
+
+def test_a_rank_that_tells_nothing_new_is_still(session: Session, tmp_path: Path) -> None:
+    assert listening(session, tmp_path, 2, [1, 1, 1], [13, 1, 13], [25, 1, 25], [37, 7, 37]) == [set(), {1}, {1}, set()]
+
+
+def test_a_store_that_is_silent_once_is_no_machine_that_is_lost(session: Session, tmp_path: Path) -> None:
+    assert listening(session, tmp_path, 2, [1, 1, 1], None, [25, 20, 25], None, None) == [set(), set(), set(), set(), {0}]
+    assert listening(session, tmp_path, 1, [1, 1, 1], None, None, None) == [set()] * 4  # it shares the store's machine
+
+
+def test_whichever_machine_is_lost_a_judge_is_left(session: Session, tmp_path: Path) -> None:
+    words = three(session, tmp_path, 0)
+    words.members = [member(1, host=f"n{rank // 16}") for rank in range(64)]
+    judges = []
+    for rank in range(64):
+        words.session = replace(session, rank=rank, size=64)
+        judges += [rank] if words.judging else []
+    assert judges == [*range(8), 16, 32, 48]
+
+
 def closed() -> RuntimeError:
     return RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:51377")
 
