@@ -17,7 +17,8 @@ from .cluster import Cluster, wait_until
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "slurm"
 STEPS = 240
-CLEANING = 4  # seconds: a job that is started again before its nodes are rid of it fails at once
+CLEANING = 8  # seconds: a job that is started again before its nodes are rid of it fails at once
+SETTLED = 2.0  # seconds: a job that is requeued may seem to have ended for a moment
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
 
 
@@ -56,16 +57,18 @@ class Place:
 
     def wait_for_end(self, job: str, out: Path, *states: str, seconds: float = 300) -> None:
         """Waits for a state (COMPLETED if none is named); a job that waits to be started again is started at once."""
-        waits_since = 0.0
+        waits_since, ended_since = 0.0, time.monotonic()
 
         def ended() -> bool:
-            nonlocal waits_since
+            nonlocal waits_since, ended_since
             facts = self.cluster.facts(job)
+            if facts["JobState"] not in ENDED:
+                ended_since = time.monotonic()
             if (facts["JobState"], facts["Reason"]) != ("PENDING", "BeginTime"):
                 waits_since = time.monotonic()
             elif time.monotonic() > waits_since + CLEANING:
                 self.hurry(job)
-            return facts["JobState"] in ENDED
+            return time.monotonic() > ended_since + SETTLED
 
         self._wait(ended, job, out, f"job {job} did not end", seconds)
         state = self.cluster.state(job)
