@@ -14,20 +14,26 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from kdscale.errors import KdscaleError
 
 LIST = "sweep.json"
 
 
+class Words(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise KdscaleError(f"{message}: python slurm/sweep.py --help tells what it takes")
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description="The list of a job array.")
+    parser = Words(description="The list of a job array.")
     parser.add_argument("words", nargs="*", metavar="RECIPE[:NAME] | path=value")
     parser.add_argument("--grid", action="append", default=[], metavar="path=v1,v2")
     parser.add_argument("--out", type=Path, metavar="DIR", required=True)
     parser.add_argument("--element", type=int, metavar="I", help="Only tell the words of this run, each ended by a zero byte.")
-    given = parser.parse_args()
     try:
+        given = parser.parse_args()
         if given.element is None:
             print("\n".join(written(given.words, given.grid, given.out)))
         else:

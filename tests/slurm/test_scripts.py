@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -221,13 +222,29 @@ def test_an_element_takes_its_run_from_the_list(job: Job) -> None:
     assert f"ranks train recipe a=[1, 2] --out {job.out} |" in job.asked[0]
 
 
-def test_pupils_wait_for_their_teachers(job: Job) -> None:
-    """Those that are missing are elements of an array before them; one that has failed is named by whoever needs it."""
+def loaded() -> ModuleType:
     spec = importlib.util.spec_from_file_location("sweep", SCRIPTS / "sweep.py")
     assert spec is not None
     assert spec.loader is not None
     sweep = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sweep)
+    return sweep
+
+
+@pytest.mark.parametrize("words", [[], ["--out"], ["--element", "x", "--out", "runs"], ["--nope", "--out", "runs"]])
+def test_words_that_are_off_are_one_line(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *words])
+    assert loaded().main() == 64
+    said = capsys.readouterr().err
+    assert said.startswith("sweep.py: ")
+    assert len(said.splitlines()) == 1
+
+
+def test_pupils_wait_for_their_teachers(job: Job) -> None:
+    """Those that are missing are elements of an array before them; one that has failed is named by whoever needs it."""
+    sweep = loaded()
     script = f"{SCRIPTS}/sweep.sbatch runs/a"
     assert sweep.lines(5, 2, Path("runs/a")) == [
         f"first=$(sbatch --parsable --array=0-1%1 {script})",
