@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +15,12 @@ import pytest
 
 from tests.engine import small
 from tests.engine.mishaps import short
-from tests.engine.stable import Stable, children, command, descendants, stable
+from tests.engine.stable import Stable, children, command, descendants
 from tests.engine.test_run import same
 
 pytestmark = [pytest.mark.slow, pytest.mark.ranks]
 
 INJURIES = "tests.engine.injuries"
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Stable]:
-    with stable() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def recipe(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small.write(tmp_path_factory.mktemp("recipe") / "r.json", small.recipe(data))
-
-
-@pytest.fixture(scope="module")
-def whole(recipe: Path, forks: Stable, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two ranks to which nothing happened."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    forks.train(recipe, out=out, ranks=2)
-    return out
 
 
 def continued(recipe: Path, out: Path, whole: Path, forks: Stable) -> None:

@@ -6,35 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.engine import small
-from tests.engine.stable import ROOT, Stable, children, stable
+from tests.engine.stable import ROOT, Stable, children
 from tests.engine.test_run import same
 
 pytestmark = [pytest.mark.slow, pytest.mark.ranks]
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Stable]:
-    with stable() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def recipe(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small.write(tmp_path_factory.mktemp("recipe") / "r.json", small.recipe(data))
-
-
-@pytest.fixture(scope="module")
-def whole(recipe: Path, forks: Stable, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two ranks to which nothing happened."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    forks.train(recipe, out=out, ranks=2)
-    return out
 
 
 def launched(recipe: Path, out: Path, *options: str, **variables: str) -> subprocess.Popen[str]:
