@@ -18,6 +18,7 @@ from ..recipe.resolve import digest, phase_data
 from ..recipe.text import to_plain
 from ..tasks import task_of
 from ..types import Context, DatasetInfo, World
+from .imagined import Unimaginable, imagined
 from .schedule import TRAINING
 from .sources import build_source, fresh_network
 from .stage import phase_plan
@@ -28,7 +29,7 @@ PUBLISHED = {"imagenet": (1_281_167, 1000), "cifar100": (50_000, 100)}
 
 
 def describe(recipe: Recipe, ranks: int) -> Iterator[str]:
-    """Lines about a recipe. Networks are built with random weights: nothing is downloaded, and a teacher may be elsewhere.
+    """Lines about a recipe. Networks are imagined: nothing is downloaded, a teacher may be elsewhere, and no memory is taken.
 
     Raises KdscaleError for what no run of this recipe could begin with: a batch that does not divide, a student that does not fit.
     """
@@ -43,7 +44,16 @@ def describe(recipe: Recipe, ranks: int) -> Iterator[str]:
         if plan is not None:
             yield _batches(plan, ranks, recipe.machine.accumulate)
         yield _rates(phase, as_asked[number].optimizer)
-        yield from _networks(recipe, number, info)
+        yield from _built(recipe, number, info)
+
+
+def _built(recipe: Recipe, number: int, info: DatasetInfo) -> list[str]:
+    """A method of one's own may ask its networks for numbers while it is built; then they are real, with random weights."""
+    try:
+        with imagined(info):
+            return list(_networks(recipe, number, info))
+    except Unimaginable:
+        return list(_networks(recipe, number, info))
 
 
 def _length(phase: Phase) -> str:

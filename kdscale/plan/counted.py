@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ..engine.imagined import imagined
 from ..engine.parallel.sharded import trained_blocks
 from ..recipe import Recipe
 from ..types import DatasetInfo
 from .building import Built, build
-from .imagined import imagined
 from .trace import Trace
 
 TRAINED = "trained"

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from kdscale.engine.imagined import imagined
 from kdscale.networks import FrozenNetwork, build_network
 from kdscale.plan.counted import Counted, Frozen, Line
-from kdscale.plan.imagined import imagined
 from kdscale.plan.trace import Trace
 from kdscale.recipe import Model
 from kdscale.types import DatasetInfo

@@ -6,18 +6,28 @@ are made of numbers, and whatever is computed from real tensors alone, have valu
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from ..errors import RecipeError
 from ..types import DatasetInfo
 
+TORCH = Path(torch.__file__).parent
 TABLES = (torch.linspace, torch.arange, torch.tensor)
 LARGEST = 4096  # numbers of a table that is real
 
@@ -56,8 +66,26 @@ class _Deciding(TorchFunctionMode):
         return copied
 
 
+class Unimaginable(RecipeError):
+    """A method or network of one's own asks a tensor for its numbers."""
+
+
 @contextmanager
 def imagined(info: DatasetInfo) -> Iterator[None]:
-    """While it lasts, tensors are made without values. ``info``: of the data, for what depends on how many there are."""
-    with FakeTensorMode(allow_non_fake_inputs=True), _Deciding(info):
-        yield
+    """While it lasts, tensors are made without values. ``info``: of the data, for what depends on how many there are.
+
+    Raises Unimaginable where what is done hangs on a number that is not there.
+    """
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), _Deciding(info):
+            yield
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        asking = [f for f in traceback.extract_tb(error.__traceback__) if not _of_the_way(Path(f.filename))][-1]
+        raise Unimaginable(
+            f"{asking.filename}:{asking.lineno} asks a tensor for its numbers ({asking.line}), which a forecast does not have:"
+            " kdscale check runs the recipe's own step instead"
+        ) from None
+
+
+def _of_the_way(file: Path) -> bool:
+    return file == Path(__file__) or TORCH in file.parents
