@@ -1,4 +1,4 @@
-"""Losses between the maps of a student and of a teacher, each a scalar. Maps are [B,C,H,W]; a target is not detached here.
+"""Losses between the maps of a student and of a teacher, a number an image. Maps are [B,C,H,W]; a target is not detached here.
 
 Where two maps differ in size the larger one is averaged down, whichever network it is of; only heights are compared.
 """
@@ -22,11 +22,11 @@ def same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def hint(adapted: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over all elements of (adapted - teacher)^2, maps of one shape. Scalar.
+    """Mean over an image's elements of (adapted - teacher)^2, maps of one shape. Returns [B].
 
     Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, eq. 3, without its halves.
     """
-    return (wide(adapted) - wide(teacher)).square().mean()
+    return (wide(adapted) - wide(teacher)).square().mean((1, 2, 3))
 
 
 def attention(features: Tensor) -> Tensor:
@@ -35,10 +35,10 @@ def attention(features: Tensor) -> Tensor:
 
 
 def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over samples and places of (A(student) - A(teacher))^2, A the attention of a map. Scalar.
+    """Mean over places of (A(student) - A(teacher))^2, A the attention of a map. Returns [B].
 
     Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017. The channels need not agree. The maps are
     brought to one size before they are squared; the paper's norm of the difference is not used by the benchmark.
     """
     student, teacher = same_size(wide(student), wide(teacher))
-    return (attention(student) - attention(teacher)).square().mean()
+    return (attention(student) - attention(teacher)).square().mean(1)

@@ -18,11 +18,11 @@ Resize = Literal["bilinear", "avgpool"]
 
 
 def stage_distance(student: Tensor, teacher: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """Mean of (student - teacher)^2 over the batch, as a scalar. Both [B,C,...].
+    """(student - teacher)^2 of each image. Both [B,C,...]; returns [B].
 
-    Over the rest 'mean' takes the mean too, 'batch_sum' the sum, 'channel_sum' the sum over channels and the mean over places.
+    'mean' is the mean over its elements, 'batch_sum' their sum, 'channel_sum' the sum over channels and the mean over places.
     """
-    squares = (wide(student) - wide(teacher)).square().mean()
+    squares = (wide(student) - wide(teacher)).square().mean(tuple(range(1, student.ndim)))
     if reduction == "mean":
         return squares
     return squares * (student.shape[1] if reduction == "channel_sum" else student[0].numel())

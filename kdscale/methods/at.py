@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -47,10 +47,11 @@ class AT(TermMethod):
 class AttentionTerm(Term):
     def __init__(self, method: AT, context: Context) -> None:
         super().__init__()
-        self.weight = method.weight
+        self.weight, self.task, self.world = method.weight, context.task, context.world
         self.pairs = paired_stages(context)
 
     def forward(self, outputs: Outputs, batch: Batch, taught: Taught) -> Losses:
         teacher = taught["teacher"]
         stages = [attention_transfer(outputs.taps[mine], teacher.taps[theirs]) for mine, theirs in self.pairs]
-        return {"at": self.weight * torch.stack(stages).sum()}
+        rows: Any = self.task.rows(outputs, batch, taught, self.world)
+        return {"at": self.weight * rows.mean(torch.stack(stages).sum(0))}

@@ -107,7 +107,7 @@ class ContrastTerm(Term):
             contrast_scores(student, self.memory_teacher, contrast, self.method.tau),
             contrast_scores(teacher, self.memory_student, contrast, self.method.tau),
         )
-        normalisers = self.normalisers if self.settled else self._settle(*scores)
+        normalisers = self.normalisers if self.settled else self._settle(scores, batch.valid)
         values = contrast_loss(scores[0], normalisers[0], self.samples) + contrast_loss(scores[1], normalisers[1], self.samples)
         numbers = torch.stack([batch.position, batch.index, batch.valid.long()], 1)
         self.seen.append((torch.cat([student, teacher], 1).detach(), numbers))
@@ -115,11 +115,15 @@ class ContrastTerm(Term):
         return {"crd": self.method.weight * rows.mean(values)}
 
     @torch.no_grad()
-    def _settle(self, *scores: Tensor) -> Tensor:
-        """The normalisers, measured on all ranks where they are not there yet: n times the mean score."""
-        count = torch.full((), scores[0].numel(), dtype=torch.float64, device=scores[0].device)
-        sums = self.world.total(torch.stack([*(s.sum(dtype=torch.float64) for s in scores), count]))
-        measured = (self.samples * sums[:2] / sums[2]).to(self.normalisers.dtype)
+    def _settle(self, scores: tuple[Tensor, Tensor], valid: Tensor) -> Tensor:
+        """The normalisers, measured on all ranks where they are not there yet: n times the mean score of the rows that count.
+
+        Where none counts it is 1, the score of two embeddings at right angles.
+        """
+        counted = [s.masked_fill(~valid[:, None], 0.0).sum(dtype=torch.float64) for s in scores]
+        sums = self.world.total(torch.stack([*counted, valid.sum(dtype=torch.float64) * scores[0].shape[1]]))
+        mean = torch.where(sums[2] > 0, sums[:2] / sums[2].clamp(min=1), 1.0)
+        measured = (self.samples * mean).to(self.normalisers.dtype)
         normalisers = torch.where(self.normalisers > 0, self.normalisers, measured)
         self.normalisers.copy_(normalisers)
         return normalisers

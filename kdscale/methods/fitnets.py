@@ -8,7 +8,7 @@ numbers were measured so.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ..errors import NetworkError
 from ..losses.features import hint
@@ -57,7 +57,7 @@ class FitNets(TermMethod):
 class HintTerm(Term):
     def __init__(self, method: FitNets, context: Context) -> None:
         super().__init__()
-        self.weight = method.weight
+        self.weight, self.task, self.world = method.weight, context.task, context.world
         self.tap, self.teacher_tap = method.tap, method.teacher_tap or method.tap
         student = context.networks["student"].shape(self.tap)
         self.regressor = Regressor(student, context.networks["teacher"].shape(self.teacher_tap), method.regressor_relu)
@@ -70,4 +70,5 @@ class HintTerm(Term):
                 f"the regressor makes {tuple(adapted.shape[1:])} of these images and the teacher's {self.teacher_tap!r} is"
                 f" {tuple(teacher.shape[1:])}: name taps whose sizes agree, or are 2 to 1"
             )
-        return {"fitnets": self.weight * hint(adapted, teacher)}
+        rows: Any = self.task.rows(outputs, batch, taught, self.world)
+        return {"fitnets": self.weight * rows.mean(hint(adapted, teacher))}

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from ..networks.partition import STEM, natural_groups, parts_of
 from ..networks.places import parameters_upto, read_upto
 from ..recipe import FromPhase, Needs, Paper, Phase
 from ..recipe.frozen import value
-from ..types import Batch, Context, Losses, Taught
+from ..types import Batch, Context, Losses, Outputs, Taught
 from .base import Distiller, Method
 from .chain import compressed, part_of
 from .head_only import HeadDistiller, HeadOnly
@@ -127,11 +128,14 @@ class StageDistiller(Distiller):
         outputs = read_upto(self.student, batch.images, [mine for mine, _ in self.places], logits=joint)
         theirs = taught["teacher"].taps
         losses = self.supervised(outputs, batch) if joint else {}
+        distances = {}
         for number, (bridge, (mine, other)) in enumerate(zip(self.bridges, self.places, strict=True), self.method.stage or 1):
             student, teacher = bridge(outputs.taps[mine], theirs[other])
-            distance = stage_distance(student, teacher, self.method.reduction)
-            losses[f"stage{number}"] = self.method.weight * distance if joint else distance
-        return losses
+            distances[f"stage{number}"] = stage_distance(student, teacher, self.method.reduction)
+        # A network that was cut has no logits: of its rows the distances alone are there.
+        rows = self.rows(Outputs(torch.stack(list(distances.values()), 1)), batch, {})
+        weight = self.method.weight if joint else 1.0
+        return losses | {name: weight * rows.mean(distance) for name, distance in distances.items()}
 
     def predictions(self, batch: Batch) -> dict[str, Tensor]:
         """None before there is a classifier to speak of."""

@@ -103,6 +103,8 @@ def methods(teacher: str, student: str) -> dict[str, Method]:
         "okddip": OKDDip(),
         "takd": TAKD(),
         "ban": BAN(),
+        "ban_cwtm": BAN(variant="cwtm"),
+        "ban_dkpp": BAN(variant="dkpp", labels=False),
         "eskd": ESKD(),
         "kd_aver": MultiKD(),
         "kd_aekd": MultiKD(weights="aekd"),
@@ -165,6 +167,16 @@ def friendly(recipe: Recipe, teacher: str, method: Method, epochs: int = 240, sf
     return replace(recipe, phases=(first, second))
 
 
+def restarted(recipe: Recipe, times: int) -> Recipe:
+    """The last phase ``times`` over: the student's weights go on, its optimizer and its rates begin anew."""
+    *before, last = recipe.phases
+    parts = [replace(last, name=f"{last.name}1")]
+    for number in range(2, times + 1):
+        networks = {**last.networks, "student": FromPhase(parts[-1].name)}
+        parts.append(replace(last, name=f"{last.name}{number}", networks=networks))
+    return replace(recipe, phases=(*before, *parts))
+
+
 def friendly_from_trained(recipe: Recipe, teacher: str, method: Method) -> Recipe:
     """SFTN-FT: 30 epochs of the branches alone on a trained teacher, 30 of all, then the student."""
     whole = friendly(recipe, teacher, method)
@@ -212,6 +224,8 @@ def pair(teacher: str, student: str, published: Mapping[str, Mapping[str, float]
     made["stage_by_stage"] = by_stages(start, StageByStage(stages=3 if student.startswith("resnet8x") else 4))
     for name, method in {"kd": KD(), "fitnets": FitNets(kd=1.0), "at": AT(kd=1.0), "crd": Crd()}.items():
         made[f"sftn_{name}"] = friendly(start, teacher, method)
-    made["sftn_4"] = friendly(start, teacher, KD(), epochs=960)
+    made["sftn_4"] = friendly(start, teacher, KD(), epochs=960)  # two readings of one row of the paper
+    made["sftn_4_cycles"] = restarted(friendly(start, teacher, KD()), 4)
     made["sftn_ft"] = friendly_from_trained(start, teacher, KD())
-    return {name: replace(recipe, published=published.get(name, {})) for name, recipe in made.items()}
+    told = {**published, "sftn_4_cycles": published.get("sftn_4", {})}
+    return {name: replace(recipe, published=told.get(name, {})) for name, recipe in made.items()}

@@ -27,7 +27,7 @@ def distance(case: Case, reduction: Any, resize: Any) -> Tensor:
     bridge = MapBridge(adapter.shape[1], adapter.shape[0], partial(resized, how=resize)).to(adapter.dtype)
     stored = {"adapter.weight": adapter, "adapter.bias": torch.zeros_like(adapter[:, 0, 0, 0])}
     maps = (case.given["student_feat"], case.given["teacher_feat"])
-    return stage_distance(*torch.func.functional_call(bridge, stored, maps), reduction)
+    return stage_distance(*torch.func.functional_call(bridge, stored, maps), reduction).mean()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -38,6 +38,8 @@ VARIANTS: dict[str, Method] = {
     "kdcl-general": KDCL(variant="general", views="same"),
     "alpha_divergence-exact": AlphaDivergence(alpha=0.5),
     "ban-ensemble": BAN(generations=2, labels=False, ensemble=True),
+    "ban-cwtm": BAN(generations=1, variant="cwtm"),
+    "ban-dkpp": BAN(generations=1, variant="dkpp", labels=False),
     "eskd-distillation": ESKD(stop="distillation", at=20),
     "multi_kd-aekd": MultiKD(weights="aekd"),
     "okddip-network": OKDDip(form="network"),

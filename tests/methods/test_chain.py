@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 
 from kdscale.engine.schedule import learning_rate
 from kdscale.errors import RecipeError
+from kdscale.keys import torch_fold
+from kdscale.losses.born_again import permuted
 from kdscale.losses.logits import kd_kl
 from kdscale.methods import BAN, ESKD, RCO, TAKD, Method, Supervised
 from kdscale.methods.chain import compressed, cut_at
@@ -28,7 +31,7 @@ from kdscale.recipe import (
 )
 from kdscale.types import Progress
 
-from .small import built, drawn_batch, taught
+from .small import CLOCK, built, drawn_batch, taught
 
 ROLES = ("student", "teacher", "teacher2", "teacher3", "teacher4", "assistant", "assistant2")
 
@@ -158,6 +161,52 @@ def test_a_generation_may_do_without_labels() -> None:
     assert list(distiller(batch, taught(BAN(), context, batch))) == ["kd"]
     with pytest.raises(ValidationError, match="one generation is no ensemble"):
         BAN(generations=1, ensemble=True)
+
+
+def test_labels_weighed_by_how_sure_the_teacher_is() -> None:
+    method = BAN(variant="cwtm", ce=2.0)
+    distiller, context = built(method, "cnn")
+    distiller.eval()
+    batch = drawn_batch()
+    batch.valid[1] = False
+    said = taught(method, context, batch)
+    weights = said["teacher"].logits.softmax(-1).amax(-1) * batch.valid  # type: ignore[union-attr]
+    rows = F.cross_entropy(distiller.student(batch.images).logits, batch.labels, reduction="none")  # type: ignore[arg-type]
+    losses = distiller(batch, said)
+    assert list(losses) == ["ce"]
+    torch.testing.assert_close(losses["ce"], 2 * (weights * rows).sum() / weights.sum())
+    assert method.needs().couples == "micro-batch"
+    said["teacher"].logits = torch.zeros(len(rows), 10)
+    torch.testing.assert_close(distiller(batch, said)["ce"], 2 * rows[batch.valid].mean())
+    with pytest.raises(ValidationError, match="learns from labels alone"):
+        BAN(variant="cwtm", labels=False)
+
+
+def test_wrong_classes_are_exchanged_by_sample_and_step() -> None:
+    method = BAN(variant="dkpp", labels=False, temperature=2.0)
+    distiller, context = built(method, "cnn")
+    distiller.eval()
+    batch, seen = drawn_batch(), []
+    said = taught(method, context, batch)
+    student, teacher = distiller.student(batch.images).logits, said["teacher"].logits
+    for step in (3, 4, 3):
+        distiller.before_step(replace(CLOCK, step=step))
+        seen.append(distiller(batch, said)["kd"].detach())
+    assert seen[0] == seen[2] != seen[1]
+    words = torch_fold(torch_fold(distiller.draws, batch.position)[:, None], torch.arange(10))  # type: ignore[arg-type]
+    torch.testing.assert_close(seen[0], kd_kl(student, permuted(teacher, words), 2.0).mean().detach())  # type: ignore[arg-type]
+
+
+def test_a_permutation_does_not_ask_who_else_is_in_the_batch() -> None:
+    method = BAN(variant="dkpp", labels=False)
+    distiller, context = built(method, "cnn")
+    distiller.eval().before_step(CLOCK)
+    batch, parts = drawn_batch(), []
+    for rows in (slice(None), slice(0, None, 2), slice(1, None, 2)):  # one rank, and each of two
+        names = ("images", "labels", "index", "position", "repeat", "valid")
+        mine = replace(batch, **{name: getattr(batch, name)[rows] for name in names})
+        parts.append(distiller(mine, taught(method, context, mine))["kd"])
+    torch.testing.assert_close(parts[0], (parts[1] + parts[2]) / 2)
 
 
 # --- early stops ----------------------------------------------------------------------------------------------------------
