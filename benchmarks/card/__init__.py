@@ -1,0 +1,1 @@
+"""What `on_a_gpu.py` measures, a child process a row."""
