@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -38,6 +39,9 @@ app = typer.Typer(
 )
 # typer brings its own copy of click in some versions: the root of its usage errors is found, not imported
 USAGE: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+UNHEARD = "PacifyFlushWrapper"  # what click puts in stdout's place when nobody reads it any more, before it ends with 1
+INTERRUPTED = 130
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 app.command("train", help=train.HELP)(train.run)
 app.command("check", help=check.HELP)(check.run)
 app.command("evaluate", help=evaluate.HELP)(evaluate.run)
@@ -65,23 +69,42 @@ def version(show_version: bool = typer.Option(False, "--version", help="Print th
 def main() -> None:
     """Exit codes: 0 done, 75 stopped and saved, 76 stopped at once, 70 fault, 71 out of memory, 72 a rank hung, 64 input that
     cannot be used, 130 interrupted."""
+    open_streams()
     try:
         code = app(prog_name="kdscale", standalone_mode=False)
+        if code == INTERRUPTED:  # some versions of typer answer Ctrl-C with a code, others with an error
+            raise KeyboardInterrupt
     except KdscaleError as error:
         code = fail(str(error), error.code)
     except (typer.Abort, KeyboardInterrupt):
-        code = 130
+        code = fail("interrupted: the same command goes on from what is complete", INTERRUPTED)
     except USAGE as error:
         code = misused(error)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        code = unheard()
+    except SystemExit:
+        if type(sys.stdout).__name__ != UNHEARD:
+            raise
+        code = unheard()
     except OSError as error:
         code = unreachable(error)
     except Exception:
         traceback.print_exc()
         code = 70
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def open_streams() -> None:
+    """Of a command that was started with closed ones (``>&-``): what it says goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+
+
+def unheard() -> int:
+    """Whoever read our lines has had enough of them (``| head -1``): no fault."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
+    return 0
 
 
 def misused(error: Exception) -> int:
@@ -94,7 +117,10 @@ def misused(error: Exception) -> int:
 
 
 def unreachable(error: OSError) -> int:
-    """A path of the user's that cannot be read or written; an error of the system without one is a fault of ours."""
+    """A path of the user's that cannot be read or written, or a disk that is full; any other error of the system is a fault of ours."""
+    if error.errno in FULL:
+        where = f"{error.filename}: " if error.filename else ""
+        return fail(f"{where}{error.strerror}: make room and give the same command again", 70)
     if error.filename is None:
         traceback.print_exception(error)
         return 70

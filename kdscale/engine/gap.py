@@ -12,10 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..data import open_split
 from ..errors import RunError
 from ..losses.logits import kd_kl
-from ..recipe.resolve import phase_data
 from ..tasks import logits_of
 from ..types import Batch
 from .checkpoint.folder import Folder
@@ -23,6 +21,7 @@ from .checkpoint.phase_file import PhaseFile
 from .checkpoint.saving import Save
 from .evaluation import score, split_batches
 from .keeper import put_weights
+from .measure import data_of, open_held
 from .parallel import Session
 from .stage import Stage, build_stage
 from .trained import Trained, open_run, own_role, trained
@@ -67,13 +66,8 @@ def measure_gaps(
         raise RunError(
             f"--gap compares what a phase trains for itself, and {found.what!r} is not that: give --what a phase's name"
         )
-    changes: dict[str, Any] = {"eval_split": split, "eval_crop": crop, "source": data}
-    asked = dataclasses.replace(phase_data(found.phase), **{name: change for name, change in changes.items() if change})
-    held = open_split(asked, "eval")
-    if held.info.classes != found.network.classes:
-        raise RunError(
-            f"{model} gives {found.network.classes} classes and {asked.source} has {held.info.classes}: they do not belong together"
-        )
+    asked = data_of(found, data, split, crop)
+    held = open_held(asked, model, found.network.classes, found.split.info.names)
     stage, gaps = as_left(found, session), Gaps()
 
     def answer(batch: Batch) -> dict[str, Tensor]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data import open_split
+from ..data import Split, open_split
 from ..errors import RunError
-from ..networks import Network, build_network, cifar
+from ..networks import Network, build_network, check_labels, cifar, find_source
 from ..recipe import Augment, Data, Model
 from ..recipe.resolve import phase_data
 from ..tasks import Classification
 from .evaluation import evaluate_network
 from .parallel import Session
-from .trained import open_run, trained
+from .trained import Trained, open_run, trained
 
 
 def measure(
@@ -28,25 +29,41 @@ def measure(
     crop: float | None = None,
 ) -> dict[str, Any]:
     """Scores of a run's network, an exported folder or a model by name. Raises RunError where there is nothing to measure on."""
-    changes: dict[str, Any] = {"eval_split": split} if split else {}
-    changes |= {"eval_crop": crop} if crop else {}
-    changes |= {"source": data} if data else {}
     if (Path(model) / "recipe.json").exists() and not (Path(model) / "model.safetensors").exists():
         found = trained(open_run(Path(model)), what)
         network: Network = found.network
-        asked = dataclasses.replace(phase_data(found.phase), **changes)
+        names, asked = found.split.info.names, data_of(found, data, split, crop)
     else:
         if data is None:
             raise RunError(f"{model} is no run, so it has no data of its own: give --data")
+        if weights is None and find_source(Model(model)).load == "nothing":
+            raise RunError(
+                f"{model!r} names an architecture without weights: give --weights pretrained, random or a safetensors file"
+            )
+        changes = {"source": data} | ({"eval_split": split} if split else {}) | ({"eval_crop": crop} if crop else {})
         network, asked = _by_name(model, weights, changes)
+        names = network.architecture.labels
     network.to(session.device)
-    held = open_split(asked, "eval")
-    if held.info.classes != network.classes:
-        raise RunError(
-            f"{model} gives {network.classes} classes and {asked.source} has {held.info.classes}: they do not belong together"
-        )
+    held = open_held(asked, model, network.classes, names)
     scores = evaluate_network(network, held, asked, Classification(), session)
     return {"model": model, "what": what, "data": asked.source, "split": asked.eval_split, "crop": asked.eval_crop, **scores}
+
+
+def data_of(found: Trained, data: str | None, split: str | None, crop: float | None) -> Data:
+    """The data that a run's network is measured on: those of its phase, but for what is given."""
+    changes: dict[str, Any] = {"eval_split": split, "eval_crop": crop, "source": data}
+    return dataclasses.replace(phase_data(found.phase), **{name: change for name, change in changes.items() if change})
+
+
+def open_held(asked: Data, model: str, classes: int, names: Sequence[str]) -> Split:
+    """The split to measure on. Raises RunError where its classes are not those of ``model``, by number or by name."""
+    held = open_split(asked, "eval")
+    if held.info.classes != classes:
+        raise RunError(
+            f"{model} gives {classes} classes and {asked.source} has {held.info.classes}: they do not belong together"
+        )
+    check_labels(model, names, held.info.names)
+    return held
 
 
 def _by_name(name: str, weights: str | None, changes: dict[str, Any]) -> tuple[Network, Data]:

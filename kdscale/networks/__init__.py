@@ -8,8 +8,8 @@ from .network import FrozenNetwork, Network
 from .norm import SynchronisedBatchNorm, synchronise
 from .places import read_upto
 from .preflight import default_floor, foreign_noise, preflight
-from .sources import suggest_distilled, weights_files
-from .weights import load_weights
+from .sources import find_source, suggest_distilled, weights_files
+from .weights import check_labels, load_weights
 
 __all__ = [
     "FrozenNetwork",
@@ -19,7 +19,9 @@ __all__ = [
     "NetworkArchitecture",
     "SynchronisedBatchNorm",
     "build_network",
+    "check_labels",
     "default_floor",
+    "find_source",
     "foreign_noise",
     "freeze",
     "load_weights",

@@ -87,6 +87,8 @@ def _of_folder(model: Model) -> Source | None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise NetworkError(f"{folder / 'config.json'} is no JSON ({error}): fetch or export the folder again") from None
+    if not isinstance(config, dict):
+        raise NetworkError(f"{folder / 'config.json'} is no object of JSON: fetch or export the folder again")
     name = str(config.get("architecture", ""))
     kind: Kind = "timm"
     if config.get("family") == "cifar" or (cifar.known(name) and not timm.is_model(name)):
@@ -121,6 +123,14 @@ def _refuse_path(model: Model, folder: Path) -> None:
     if is_missing(model):
         raise NetworkError(
             f"there is no folder {str(folder)!r}: kdscale sweep trains it first, by the recipe {model.made_by}, or give another"
+        )
+    if (folder / "recipe.json").is_file():
+        raise NetworkError(
+            f"{str(folder)!r} is a run, not a network: kdscale export {folder} first, then give {folder / 'export'}"
+        )
+    if folder.suffix == ".safetensors":
+        raise NetworkError(
+            f"{str(folder)!r} is a file of weights without an architecture: give {{kind: model, name: ARCHITECTURE, weights: {folder}}}"
         )
     if folder.exists() and (folder.is_dir() or "/" in name or name.startswith(LOCAL)):
         raise NetworkError(

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import save_file
 
+from kdscale.data import pack_arrays
 from kdscale.engine.trained import open_run, trained
 from kdscale.methods import Supervised
 from kdscale.recipe import Model
@@ -69,6 +71,20 @@ def test_evaluate_a_model_by_name(data: Path) -> None:
     assert "cnn6" in refused("evaluate", "cnn66", "--data", data)
     assert "'none'" in refused("evaluate", "cnn6", "--data", data, "--weights", "none")
     assert "for 1000 classes and the data have 4" in refused("evaluate", "timm/resnet18.a1_in1k", "--data", data)
+
+
+def test_evaluate_an_architecture_alone_needs_a_word(data: Path) -> None:
+    line = refused("evaluate", "cnn6", "--data", data)
+    assert "'cnn6' names an architecture without weights: give --weights pretrained, random or a safetensors file" in line
+    assert "top1" in done("evaluate", "cnn6", "--data", data, "--weights", "random")
+
+
+def test_evaluate_on_classes_of_other_names(run: Path, tmp_path: Path) -> None:
+    """The same four, in another order: a score would say nothing."""
+    images = np.zeros((8, small.SIDE, small.SIDE, 3), np.uint8)
+    pack_arrays(images, np.arange(8) % 4, str(tmp_path), split="val", name="tiny", names=tuple("dcba"))
+    for words in ((), ("--gap",)):
+        assert "class 0 is 'a' to the weights of" in refused("evaluate", run, "--data", tmp_path, *words)
 
 
 def test_evaluate_weights_from_a_file_as_the_run_did(run: Path, data: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,25 @@ def test_a_path_of_the_users_is_told_and_a_fault_of_the_system_is_traced(capsys:
     assert "OSError: odd" in capsys.readouterr().err
 
 
-def test_an_interruption_before_a_run_is_130_and_silent(tmp_path: Path) -> None:
+def test_a_full_disk_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert unreachable(OSError(28, "No space left on device")) == 70
+    assert capsys.readouterr().err == "kdscale: No space left on device: make room and give the same command again\n"
+
+
+def test_an_interruption_before_a_run_is_130(tmp_path: Path) -> None:
     (tmp_path / "r.py").write_text("raise KeyboardInterrupt\n")
-    assert kdscale("show", tmp_path / "r.py") == (130, "", "")
+    line = "kdscale: interrupted: the same command goes on from what is complete\n"
+    assert kdscale("show", tmp_path / "r.py") == (130, "", line)
+
+
+@pytest.mark.parametrize("words", [("show", "recipes"), ("show", "methods", "kd")])
+def test_a_reader_that_has_enough_is_no_fault(words: tuple[str, ...]) -> None:
+    """``| head -1``, with every line written at once."""
+    command = f"set -o pipefail; {sys.executable} -u -m kdscale {' '.join(words)} | head -1"
+    told = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stderr, len(told.stdout.splitlines())) == (0, "", 1)
+
+
+def test_closed_streams_are_no_fault() -> None:
+    command = f"{sys.executable} -m kdscale show methods kd >&- 2>&-"
+    assert subprocess.run(["bash", "-c", command], check=False).returncode == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,6 +116,20 @@ def test_what_is_refused(name: str, options: dict[str, object], message: str) ->
     with pytest.raises(NetworkError, match=message) as caught:
         build(name, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_near_to_a_network(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.json").write_text("{}")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text("[1]")
+    for name, message in (
+        ("run", r"is a run, not a network: kdscale export .*run first, then give .*run/export"),
+        ("w.safetensors", r"give {kind: model, name: ARCHITECTURE, weights: .*w.safetensors}"),
+        ("odd", r"config.json is no object of JSON"),
+    ):
+        with pytest.raises(NetworkError, match=message):
+            build(str(tmp_path / name))
 
 
 def test_an_ambiguous_name_is_told() -> None:
