@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import shlex
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,6 +25,11 @@ Row = dict[str, Any]
 MARKS = ("<!-- results -->", "<!-- end of results -->")
 NOT_RUN = "not run yet"
 NEEDED = {"recipe", "last", "best", "seconds", "device", "published", "resolved"}  # of a row, for the table
+PLACES = {  # of a command's words: what is left of those that name a place of this machine
+    r"^data\.source=.*": "data.source=DATA",
+    r"^(networks\.\w+)=.*/export$": r"\1=FOLDER",
+    r"^(--out|-o)=.*": r"\1=OUT",
+}
 SAME = ("recipe", "command", "seed", "last", "best", "count", "seconds")
 
 
@@ -60,13 +66,16 @@ def row_of(run: Run) -> Row:
 
 def placeless(command: str) -> str:
     """A command whose paths, which mean nothing elsewhere, are the words DATA, FOLDER and OUT."""
-    for words, said in (
-        (r"data\.source=\S+", "data.source=DATA"),
-        (r"(networks\.\w+)=\S*/export", r"\1=FOLDER"),
-        (r"(--out|-o)([ =])\S+", r"\1\2OUT"),
-    ):
-        command = re.sub(words, said, command)
-    return command
+    try:
+        words = shlex.split(command)
+    except ValueError:  # of a version that did not quote them
+        words = command.split()
+    said: list[str] = []
+    for word in words:
+        for written, meant in PLACES.items():
+            word = re.sub(written, meant, word, flags=re.S)
+        said.append("OUT" if said and said[-1] in ("--out", "-o") else word)
+    return shlex.join(said)
 
 
 def _placeless_recipe(run: Run) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,3 +84,23 @@ def test_a_page_is_rewritten_between_its_marks(tmp_path: Path) -> None:
     page.write_text("no marks")
     with pytest.raises(KdscaleError, match="no lines"):
         results.rewrite(page, ["new"])
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("kdscale train r:kd data.source=/a/b seed=0 --out runs/x", "kdscale train r:kd data.source=DATA seed=0 --out OUT"),
+        (
+            "kdscale train 'my r.py:kd' 'data.source=/a b/c' '--out=runs/my run'",
+            "kdscale train 'my r.py:kd' data.source=DATA --out=OUT",
+        ),
+        (
+            "kdscale train r networks.teacher=/x/export -o y 'optimizer={kind: sgd}'",
+            "kdscale train r networks.teacher=FOLDER -o OUT 'optimizer={kind: sgd}'",
+        ),
+        ("kdscale train it's --out x", shlex.join(["kdscale", "train", "it's", "--out", "OUT"])),
+    ],
+)
+def test_a_command_is_told_without_its_places(command: str, said: str) -> None:
+    assert results.placeless(command) == said
+    assert results.placeless(said) == said

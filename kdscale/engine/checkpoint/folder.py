@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import shutil
 import socket
 import subprocess
@@ -212,7 +213,7 @@ def environment() -> dict[str, Any]:
         "system": platform.platform(),
         "device": device,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "command": " ".join(["kdscale", *sys.argv[1:]]),
+        "command": shlex.join(["kdscale", *sys.argv[1:]]),
         "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith(SHAPING)},
     }
 
