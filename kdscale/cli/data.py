@@ -39,12 +39,15 @@ def pack(
     per_class: Annotated[
         int | None, typer.Option("--per-class", min=1, metavar="N", help="Only the first N training images of each class.")
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="List undecodable images in rejected.txt and go on.")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="List unreadable images in rejected-SPLIT.txt and go on.")
+    ] = False,
     jobs: Jobs = None,
 ) -> None:
     """Write shards, a manifest and an offset index.
 
-    The shards are webdataset tars. Repeated, it gives the same bytes; interrupted, it continues.
+    The shards are webdataset tars. Repeated, it gives the same bytes; interrupted, it continues. Each folder of SRC is a class
+    and must hold images, unless --classes lists it; links are followed, names that begin with a dot left out.
     """
     from ..data import pack_all
 

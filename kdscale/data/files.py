@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -9,6 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from kdscale.errors import DataError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MACHINE = 70  # the exit code of what is no fault of the command
 TEMPORARY = ".tmp."
 """Every unfinished file has this in its name, so that readers tell an interrupted writer from a foreign folder."""
 
@@ -27,6 +32,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     finally:
         aside.unlink(missing_ok=True)
     flush_folder(path.parent)
+
+
+@contextmanager
+def room_in(folder: Path) -> Iterator[None]:
+    """DataError naming ``folder`` where the disk, a quota or the limit of a file's size ends the block."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        full = DataError(f"{folder} takes no more ({error.strerror}): make room there, and give the same command again")
+        full.code = MACHINE
+        raise full from None
 
 
 def flush_folder(folder: Path) -> None:

@@ -15,15 +15,19 @@ import numpy as np
 
 from kdscale.errors import DataError
 
-from .locate import shards_of
+from .files import room_in
+from .locate import check_name, shards_of
 from .manifest import Manifest, SplitEntry, identity, read_manifest, write_manifest
 from .processes import pool
 from .records import RECORD, Counts, Records, write_records
-from .scan import Scan, scan
+from .scan import NO_LABEL, Scan, scan
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
+
+RUNS = 0.05  # of the neighbours that chance leaves unequal
+DEVIATIONS = 4.0  # of the share of equal neighbours in shuffled labels: so few samples prove nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +61,23 @@ def index(
 ) -> IndexReport:
     """Indexes a folder, glob or brace list of tars as ``split``; the manifest goes beside them, or under ``out``.
 
-    Existing splits of the same manifest stay. ``crc`` reads all bytes once. DataError: no tars, damaged ones, a key twice.
+    Existing splits of the same manifest stay. ``crc`` reads all bytes once. DataError: no tars, damaged ones, a key twice,
+    labels that only some samples have.
     """
+    check_name(split, "split")
     paths, beside = shards_of(path_or_list, split)
     folder = Path(out) if out else beside
     names = [_name(path, folder) for path in paths]
     scans = scan_all([partial(scan, path, name, label, crc) for path, name in zip(paths, names)], jobs, on_progress)
     refuse_double_keys(scans, paths)
+    refuse_missing_labels(scans, paths)
     classes = read_classes(Path(classes_file) if classes_file else paths[0].parent / "classes.json", bool(classes_file))
     before = read_manifest(folder)
-    manifest, entry, records = describe(folder, split, scans, classes, name=beside.name, crc=crc)
-    if before is not None and split in before.splits:
-        entry = with_measures(entry, before.splits[split])
-    write_manifest(folder, manifest.with_split(split, entry))
+    with room_in(folder):
+        manifest, entry, records = describe(folder, split, scans, classes, name=beside.name, crc=crc)
+        if before is not None and split in before.splits:
+            entry = with_measures(entry, before.splits[split])
+        write_manifest(folder, manifest.with_split(split, entry))
     twins = count_twins(records) if crc else 0
     return IndexReport(folder, split, entry.num_samples, len(scans), manifest.num_classes, entry.identity, twins)
 
@@ -94,14 +102,14 @@ def describe(
         raise DataError(f"split {split} has no samples")
     counts: Counts = np.cumsum([0, *(result.shard.samples for result in scans)]).astype(np.int64)
     largest = int(records["label"].max())
-    manifest = joined(read_manifest(folder), split, name, classes, largest)
+    manifest = joined(read_manifest(folder), split, name, classes, largest, folder / "classes.json")
     shards = tuple(result.shard for result in scans)
     entry = SplitEntry(
         num_samples=len(records),
         index=f"{split}.index",
         index_sha256=write_records(folder / f"{split}.index", counts, records),
         identity=identity(shards, records),
-        label_runs=label_runs(records, manifest.num_classes),
+        label_runs=label_runs(records),
         crc=crc,
         shards=shards,
     )
@@ -115,8 +123,8 @@ def with_measures(entry: SplitEntry, before: SplitEntry) -> SplitEntry:
     return replace(entry, size=before.size, mean=before.mean, std=before.std, packing=before.packing)
 
 
-def joined(manifest: Manifest | None, split: str, name: str, classes: tuple[str, ...], largest: int) -> Manifest:
-    """The manifest that ``split`` joins; DataError where its classes are not those of the splits already there."""
+def joined(manifest: Manifest | None, split: str, name: str, classes: tuple[str, ...], largest: int, listed: Path) -> Manifest:
+    """The manifest that ``split`` joins; DataError where its classes are not those of the splits already there, ``listed``."""
     number = len(classes) or largest + 1
     if largest >= number:
         raise DataError(f"label {largest} of split {split} is outside 0..{number - 1} ({number} classes)")
@@ -126,21 +134,28 @@ def joined(manifest: Manifest | None, split: str, name: str, classes: tuple[str,
         pairs = [*zip(manifest.classes, classes), (f"{len(manifest.classes)} in all", f"{len(classes)} in all")]
         at = next(place for place, (old, new) in enumerate(pairs) if old != new)
         there = ", ".join(manifest.splits)
+        cure = f"--classes {listed} keeps those of {there}" if listed.is_file() else "give all splits the same --classes FILE"
         raise DataError(
             f"{there} has classes {len(manifest.classes)}, {split} {len(classes)}; "
-            f"first difference at index {at}: {pairs[at][0]} / {pairs[at][1]}"
+            f"first difference at index {at}: {pairs[at][0]} / {pairs[at][1]}: {cure}"
         )
     both = classes or manifest.classes
     return Manifest(manifest.name, len(both) or max(number, manifest.num_classes), both, manifest.splits)
 
 
-def label_runs(records: Records, classes: int) -> float:
+def label_runs(records: Records) -> float:
     """Share of neighbours with equal labels; warns where the shards are sorted by class."""
     labels = records["label"]
-    share = float((labels[1:] == labels[:-1]).mean()) if len(labels) > 1 else 0.0
-    if classes > 1 and share > 0.05 + 1 / classes and labels.max() >= 0:
+    pairs = max(1, len(labels) - 1)
+    share = float((labels[1:] == labels[:-1]).sum()) / pairs
+    counts = np.unique(labels, return_counts=True)[1].astype(float)
+    by_chance = float((counts * (counts - 1)).sum()) / (len(labels) * pairs)
+    margin = max(RUNS * (1 - by_chance), DEVIATIONS * (by_chance * (1 - by_chance) / pairs) ** 0.5)
+    if labels.max() >= 0 and share > by_chance + margin:
         log.warning(
-            "labels come in runs (%.0f %% of neighbours are equal): pack anew shuffled, or set order.block=1", 100 * share
+            "labels come in runs (%.0f %% of neighbours are equal, %.0f %% by chance): pack anew shuffled, or set order.block=1",
+            100 * share,
+            100 * by_chance,
         )
     return round(share, 6)
 
@@ -165,13 +180,25 @@ def refuse_double_keys(scans: Sequence[Scan], paths: Sequence[Path]) -> None:
                 seen[key] = path
 
 
+def refuse_missing_labels(scans: Sequence[Scan], paths: Sequence[Path]) -> None:
+    """DataError naming the first sample without a label, where others have one."""
+    missing = [result.records["label"] == NO_LABEL for result in scans]
+    count, samples = sum(int(part.sum()) for part in missing), sum(map(len, missing))
+    if 0 < count < samples:
+        shard = next(place for place, part in enumerate(missing) if part.any())
+        key = scans[shard].keys[int(missing[shard].argmax())]
+        raise DataError(
+            f"sample {key} in {paths[shard]} has no label ({count} of {samples} have none): give each a label, or none of them"
+        )
+
+
 def read_classes(path: Path, required: bool = False) -> tuple[str, ...]:
     """Names of the classes in order: a JSON list of names or of objects with ``name`` (and ``index``), or a line each."""
     if not path.is_file():
         if required:
             raise DataError(f"there is no file of classes at {path}")
         return ()
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     if path.suffix != ".json":
         return tuple(line.strip() for line in text.splitlines() if line.strip())
     try:

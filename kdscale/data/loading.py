@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import resource
 import shutil
 import signal
 import threading
@@ -80,7 +81,8 @@ class Shares(IterableDataset[Part | Failure]):
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
         try:
-            yield from self._parts(worker, workers)
+            for part in self._parts(worker, workers):
+                yield part if info is None else _shared(part)
         except DataError as error:
             yield Failure(str(error))
         except Exception as error:
@@ -127,7 +129,9 @@ class Loading:
 
     def _start(self, prefetch: int) -> None:
         micro_batch = len(self.schedule.positions(0)) * self.views
-        _check_shared_memory(self.workers, prefetch, (prefetch + 1) * micro_batch * self.reader.size**2 * 3)
+        image = self.reader.size**2 * 3
+        _check_shared_memory(self.workers, prefetch, (prefetch + 1) * micro_batch * image)
+        _check_file_size(-(-micro_batch // self.workers) * image)
         start_server()
         loader = DataLoader(
             self._shares,
@@ -158,9 +162,11 @@ class Loading:
 
     def _next(self, source: Iterator[Part | Failure]) -> Part:
         try:
-            part = next(source)
+            part = next(source, None)
         except (RuntimeError, OSError, EOFError) as error:  # the last two: it died while it handed a tensor over
             raise DataError(self._death() or f"reading data failed on rank {self.rank}: {error!r}") from None
+        if part is None:
+            raise DataError(f"the data workers of rank {self.rank} ended before their last batch: see what they said above")
         if isinstance(part, Failure):
             raise DataError(part.message)
         return part
@@ -204,6 +210,23 @@ def _check_shared_memory(workers: int, prefetch: int, needed: int) -> None:
             f"{SHARED_MEMORY} has {free >> 20} MB free, {(needed >> 20) + 1} MB needed for {workers} workers x {prefetch} batches: "
             "give docker --shm-size, or a smaller prefetch"
         )
+
+
+def _check_file_size(needed: int) -> None:
+    """Shared memory is a file, and the shell's limit on files holds for it too."""
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if 0 <= allowed < needed:
+        raise DataError(
+            f"files may have {allowed >> 10} KB here (ulimit -f), and a worker's share of a batch takes {(needed >> 10) + 1} KB: "
+            "raise the limit, or set data.workers=0"
+        )
+
+
+def _shared(part: Part) -> Part:
+    """Moved to shared memory where an error is ours to tell: the queue's own thread would lose it, and the part."""
+    part.images.share_memory_()  # type: ignore[no-untyped-call]
+    part.table.share_memory_()  # type: ignore[no-untyped-call]
+    return part
 
 
 def _begin_worker(_: int) -> None:

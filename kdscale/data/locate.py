@@ -73,6 +73,13 @@ def unfinished(folder: Path, split: str) -> bool:
     return notes_folder(folder, split).is_dir() or any((folder / split).glob(f"*{TEMPORARY}*"))
 
 
+def check_name(name: str, what: str) -> str:
+    """``name``, which becomes part of the names of files. DataError where it cannot be."""
+    if name in ("", ".", "..") or set(name) & {"/", "\0", os.sep}:
+        raise DataError(f"{what} {name!r} is no name of a file: give a word without slashes")
+    return name
+
+
 def notes_folder(folder: Path, split: str) -> Path:
     return folder / f".packing-{split}"
 

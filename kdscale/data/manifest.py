@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from kdscale.errors import DataError
 
@@ -67,24 +68,32 @@ class Manifest:
         return replace(self, splits={**self.splits, name: entry})
 
 
+_READ = TypeAdapter(Manifest)
+
+
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest in ``folder``; None where there is none. DataError: a file that is no manifest of this format."""
     path = folder / NAME
     if not path.is_file():
         return None
     try:
-        raw = json.loads(path.read_text())
-        if raw["format"] != FORMAT:
-            raise DataError(f"{path} is of format {raw['format']}, this version reads {FORMAT}: index the shards again")
-        splits = {name: _entry(value) for name, value in raw["splits"].items()}
-        return Manifest(raw["name"], raw["num_classes"], tuple(raw["classes"]), splits)
+        text = path.read_bytes()
+        form = json.loads(text)["format"]
+        if form != FORMAT:
+            raise DataError(f"{path} is of format {form}, this version reads {FORMAT}: index the shards again")
+        manifest = _READ.validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place, value = ".".join(map(str, first["loc"])), repr(first["input"])[:60]
+        raise DataError(
+            f"{path} is not a manifest of kdscale: {place} is {value} ({first['msg']}); index the shards again"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a manifest of kdscale ({error!r}): index the shards again") from None
-
-
-def _entry(raw: dict[str, Any]) -> SplitEntry:
-    triples = {name: tuple(raw[name]) if raw.get(name) else None for name in ("mean", "std")}
-    return SplitEntry(**{**raw, **triples, "shards": tuple(Shard(**shard) for shard in raw["shards"])})
+    if manifest.num_classes < 0 or (manifest.classes and len(manifest.classes) != manifest.num_classes):
+        names = f" and names {len(manifest.classes)}" if manifest.classes else ""
+        raise DataError(f"{path} has num_classes {manifest.num_classes}{names}: restore it, or index the shards again")
+    return manifest
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -24,18 +24,20 @@ from numpy.typing import NDArray
 from kdscale.errors import DataError
 from kdscale.keys import key, perm
 
-from .files import replacing
+from .files import replacing, room_in
+from .folders import Integers
 from .indexing import Progress, describe, read_classes
-from .locate import notes_folder
+from .locate import check_name, notes_folder
 from .manifest import Manifest, SplitEntry, Triple, read_manifest, write_manifest
 from .notes import Written, is_whole, read_note, write_note
 from .processes import pool
 from .scan import scan
-from .sources import Integers, Source, array_source, fewer, open_source, splits_of
+from .sources import Source, array_source, fewer, open_source, splits_of
 
 log = logging.getLogger(__name__)
 
 MEASURED = 10_000  # images whose pixels give mean and standard deviation
+REJECTED = "rejected-{}.txt"
 TAR_OVERHEAD = 2048  # bytes a sample takes in a tar beside its image: two headers, padding, the label
 
 
@@ -54,7 +56,7 @@ class PackReport:
     kept: int  # shards that were there already, whole
 
     def __str__(self) -> str:
-        left_out = f", {len(self.rejected)} pictures left out" if self.rejected else ""
+        left_out = f", {len(self.rejected)} pictures left out ({REJECTED.format(self.split)})" if self.rejected else ""
         kept = f" ({self.kept} kept)" if self.kept else ""
         return (
             f"{self.folder}: {self.split} of {self.samples} samples, {self.classes} classes, {self.shards} shards{kept}{left_out}; "
@@ -82,7 +84,7 @@ def pack(
     ``split``: what it will be; of strips, which part of them is taken. ``first_classes`` and ``per_class`` (of each class,
     the first images in the source's order) leave the rest out. ``shuffle_seed`` None keeps the source's order.
     ``on_progress(shards done, shards)``. DataError: a picture that does not decode (unless ``skip_bad``, which lists it in
-    ``rejected.txt``), other data under the same split, other classes.
+    ``rejected-SPLIT.txt``), a class without pictures, other data under the same split, other classes, a full disk.
     """
     classes = read_classes(Path(classes_file), required=True) if classes_file else ()
     source = open_source(src, split, classes)
@@ -101,7 +103,7 @@ def pack_all(
     Of a source with splits of its own, ``per_class`` leaves the images for evaluation whole.
     """
     own = splits_of(src)
-    for name in (split,) if split else own or ("train",):
+    for name in (split,) if split is not None else own or ("train",):
         yield pack(src, out, split=name, per_class=None if own and name != "train" else per_class, **settings)
 
 
@@ -135,27 +137,39 @@ def _pack(
     skip_bad: bool,
     on_progress: Progress,
 ) -> PackReport:
+    check_name(split, "split")
+    check_name(name, "name")
     order = shuffled(len(source.labels), seed)
     shards = cut_shards(source.sizes[order], shard_mb << 20)
     packing = {"source": source.fingerprint, "shuffle_seed": seed, "shard_mb": shard_mb, "skip_bad": skip_bad}
     manifest = read_manifest(out)
-    if manifest is not None and split in manifest.splits and manifest.splits[split].packing != packing:
-        raise DataError(
-            f"{out} already holds a split {split} of other data or settings: give another folder, or delete this one"
-        )
-    if manifest is not None and split in manifest.splits and is_whole(out, manifest.splits[split]):
-        on_progress(len(shards), len(shards))
-        return _report(out, split, manifest, manifest.splits[split], (), len(shards))
+    if manifest is not None and split in manifest.splits:
+        _refuse_other(out, split, manifest.splits[split].packing, packing)
+        if is_whole(out, manifest.splits[split]):
+            on_progress(len(shards), len(shards))
+            return _report(out, split, manifest, manifest.splits[split], _left_out(out, split), len(shards))
     notes = notes_folder(out, split)
-    notes.mkdir(parents=True, exist_ok=True)
     tasks = []
     for number, (start, stop) in enumerate(shards):
         path = out / split / f"{name}-{split}-{number:06d}.tar"
         part = source.take(order[start:stop])
         measured = max(0, min(stop, MEASURED) - start)
         tasks.append(partial(write_shard, part, path, f"{split}/{path.name}", notes, packing, measured, skip_bad))
-    written, kept = _write_all(tasks, jobs, on_progress)
-    return _finish(source, out, split, name, packing, written, kept)
+    with room_in(out):
+        notes.mkdir(parents=True, exist_ok=True)
+        written, kept = _write_all(tasks, jobs, on_progress)
+        return _finish(source, out, split, name, packing, written, kept)
+
+
+def _refuse_other(out: Path, split: str, before: dict[str, Any] | None, packing: dict[str, Any]) -> None:
+    if before == packing:
+        return
+    words = {"source": "the pictures' names, sizes, times or labels"}
+    differ = [words.get(name, name) for name in packing if (before or {}).get(name) != packing[name]]
+    raise DataError(
+        f"{out} already holds a split {split} of other data or settings ({', '.join(differ)} changed): give another folder, or "
+        "delete this one"
+    )
 
 
 def shuffled(number: int, seed: int | None) -> Integers:
@@ -255,15 +269,25 @@ def _report(out: Path, split: str, manifest: Manifest, entry: SplitEntry, reject
     )
 
 
+def _left_out(out: Path, split: str) -> tuple[str, ...]:
+    """What an earlier packing left out."""
+    path = out / REJECTED.format(split)
+    text = path.read_bytes().decode(errors="surrogateescape") if path.is_file() else ""
+    return tuple(filter(None, text.split("\n")))
+
+
 def _write_lists(out: Path, manifest: Manifest, split: str, rejected: tuple[str, ...]) -> None:
     if manifest.classes:
         lines = [{"index": number, "id": name, "name": name} for number, name in enumerate(manifest.classes)]
         with replacing(out / "classes.json") as file:
             file.write(json.dumps(lines, indent=1).encode() + b"\n")
+    path = out / REJECTED.format(split)
     if rejected:
-        log.warning("%d pictures were left out: %s", len(rejected), out / f"rejected-{split}.txt")
-        with replacing(out / f"rejected-{split}.txt") as file:
-            file.write("".join(f"{line}\n" for line in rejected).encode())
+        log.warning("%d pictures were left out: %s", len(rejected), path)
+        with replacing(path) as file:
+            file.write("".join(f"{line}\n" for line in rejected).encode(errors="surrogateescape"))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def mean_and_deviation(sums: Sequence[int]) -> tuple[Triple, Triple]:

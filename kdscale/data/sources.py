@@ -7,12 +7,10 @@ one process needs. Files keep their bytes, unless they are of a form that traini
 from __future__ import annotations
 
 import hashlib
-import io
-import re
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 from zipfile import BadZipFile
 
 import numpy as np
@@ -21,22 +19,12 @@ from PIL import Image
 
 from kdscale.errors import DataError
 
+from .folders import FolderSource, Integers, folder_source
+from .pictures import Picture, png
+from .scan import LARGEST_LABEL
 from .strips import FOLDERS, is_strips, read_strips
 
-Integers = NDArray[np.int64]
-
-EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
-KEPT_MODES = ("RGB", "L", "P", "1", "RGBA", "LA")
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 _IMAGE_NAMES, _LABEL_NAMES = ("images", "x", "x_train"), ("labels", "y", "y_train")
-
-
-class Picture(NamedTuple):
-    key: str
-    extension: str
-    data: bytes
-    pixels: NDArray[np.uint8]  # [H, W, 3]
-    label: int
 
 
 class Source(Protocol):
@@ -56,37 +44,6 @@ class Source(Protocol):
     def take(self, places: Integers) -> Source: ...
 
     def picture(self, place: int) -> Picture: ...
-
-
-@dataclass(frozen=True, slots=True)
-class FolderSource:
-    """``root/CLASS/**/image``; ``numbers``: the place of each file among all, which begins its key."""
-
-    root: Path
-    files: tuple[str, ...]
-    labels: Integers
-    numbers: Integers
-    names: tuple[str, ...]
-
-    @property
-    def sizes(self) -> Integers:
-        return np.array([(self.root / file).stat().st_size for file in self.files], np.int64)
-
-    @property
-    def fingerprint(self) -> str:
-        lines = [f"{file}\0{size}\0{label}\n" for file, size, label in zip(self.files, self.sizes, self.labels)]
-        return hashlib.sha256("".join((*lines, *self.names)).encode()).hexdigest()
-
-    def take(self, places: Integers) -> FolderSource:
-        files = tuple(self.files[place] for place in places)
-        return FolderSource(self.root, files, self.labels[places], self.numbers[places], self.names)
-
-    def picture(self, place: int) -> Picture:
-        path = self.root / self.files[place]
-        stem = re.sub(r"[^A-Za-z0-9_-]", "_", path.stem)[:60]
-        key, data = f"{self.numbers[place]:08d}-{stem}", path.read_bytes()
-        extension, data, pixels = verified(data, str(path))
-        return Picture(key, extension, data, pixels, int(self.labels[place]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,42 +73,31 @@ class ArraySource:
         return Picture(f"{self.numbers[place]:08d}", "png", data, pixels, int(self.labels[place]))
 
 
-def verified(data: bytes, name: str) -> tuple[str, bytes, NDArray[np.uint8]]:
-    """(extension, bytes, pixels) of a file, decoded in full; what training does not read becomes a PNG."""
-    try:
-        image: Image.Image = Image.open(io.BytesIO(data))
-        image.load()
-        if image.format in EXTENSIONS and image.mode in KEPT_MODES:
-            return EXTENSIONS[image.format], data, np.asarray(image.convert("RGB"))
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        return "png", *png(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{name} cannot be decoded ({str(error).split(' <', 1)[0]}): mend it, or pack with --skip-bad"
-        ) from None
-
-
-def png(image: Image.Image) -> tuple[bytes, NDArray[np.uint8]]:
-    """(bytes, RGB pixels)."""
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue(), np.asarray(image.convert("RGB"))
-
-
 def open_source(src: str, split: str, classes: tuple[str, ...]) -> FolderSource | ArraySource:
     """``src``: an image folder, a folder of class strips, of which ``split`` is taken, a ``.npz`` of images and labels, or
     ``images.npy`` beside ``labels.npy`` (a comma between)."""
-    paths = [Path(part).expanduser() for part in src.split(",")]
-    for path in paths:
-        if not path.exists():
-            raise DataError(f"there is nothing to pack at {path}")
+    paths = _paths(src)
     if is_strips(paths[0]):
         images, labels, names = read_strips(paths[0], split)
         return array_source(images, labels, classes or names, src)
-    if paths[0].is_dir():
+    if len(paths) == 1 and paths[0].is_dir():
         return folder_source(paths[0], classes)
     return array_source(*_arrays(paths), classes, src)
+
+
+def _paths(src: str) -> list[Path]:
+    """The one path that ``src`` is, else the two around a comma: names may hold commas too."""
+    whole = Path(src).expanduser()
+    if whole.exists():
+        return [whole]
+    commas = [place for place, letter in enumerate(src) if letter == ","]
+    pairs = [[Path(part).expanduser() for part in (src[:place], src[place + 1 :])] for place in commas]
+    missing = [[path for path in pair if not path.exists()] for pair in pairs]
+    for pair, gone in zip(pairs, missing):
+        if not gone:
+            return pair
+    half = next((gone[0] for gone in missing if len(gone) == 1), whole)
+    raise DataError(f"there is nothing to pack at {half}")
 
 
 def splits_of(src: str) -> tuple[str, ...]:
@@ -184,23 +130,6 @@ def occurrence(labels: Integers) -> Integers:
     return found
 
 
-def folder_source(root: Path, classes: tuple[str, ...]) -> FolderSource:
-    """Classes are the first folders, sorted, unless ``classes`` gives their order."""
-    files = sorted(path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in PICTURES)
-    if not files:
-        raise DataError(f"{root} holds no images; one folder a class is read, with images in it")
-    flat = next((file for file in files if len(file.parts) < 2), None)
-    if flat is not None:
-        raise DataError(f"{root / flat} lies in no class: put the images of each class into a folder of its own under {root}")
-    names = classes or tuple(sorted({file.parts[0] for file in files}))
-    numbers = {name: number for number, name in enumerate(names)}
-    unknown = next((file.parts[0] for file in files if file.parts[0] not in numbers), None)
-    if unknown is not None:
-        raise DataError(f"folder {root / unknown} is none of the {len(names)} classes given")
-    labels = np.array([numbers[file.parts[0]] for file in files], np.int64)
-    return FolderSource(root, tuple(file.as_posix() for file in files), labels, np.arange(len(files)), names)
-
-
 def array_source(images: Any, labels: Any, names: tuple[str, ...], what: str = "images") -> ArraySource:
     """Checks shapes, types and labels of arrays. DataError names what does not fit."""
     images, labels = np.asarray(images), np.asarray(labels).reshape(-1)
@@ -212,7 +141,11 @@ def array_source(images: Any, labels: Any, names: tuple[str, ...], what: str = "
         )
     if not len(images):
         raise DataError(f"{what} holds no images")
+    if not images.size:
+        raise DataError(f"{what} is {images.shape}, images without a pixel: store them anew")
     number = len(names) or int(labels.max()) + 1
+    if labels.max() > LARGEST_LABEL:
+        raise DataError(f"label {labels.max()} of {what} is above {LARGEST_LABEL}: number the classes from 0")
     if labels.min() < 0 or labels.max() >= number:
         bad = labels.min() if labels.min() < 0 else labels.max()
         raise DataError(f"label {bad} of {what} is outside 0..{number - 1} ({number} classes)")

@@ -25,7 +25,7 @@ from kdscale.types import DatasetInfo
 
 from .indexing import index
 from .locate import find, is_list, shards_of, unfinished
-from .manifest import Manifest, Shard, SplitEntry, Triple, head_of, read_manifest
+from .manifest import NAME, Manifest, Shard, SplitEntry, Triple, head_of, read_manifest
 from .records import Counts, Records, open_records
 from .scan import key_at
 
@@ -136,6 +136,11 @@ def _checked_index(entry: SplitEntry, path: Path) -> tuple[Counts, Records]:
     counts, records = open_records(path)
     if digest != entry.index_sha256 or counts.tolist() != np.cumsum([0, *(shard.samples for shard in entry.shards)]).tolist():
         raise DataError(f"the index {path} is not the one of its manifest: restore it or index the shards again")
+    if entry.num_samples != len(records):
+        raise DataError(
+            f"{path.parent / NAME} says {entry.num_samples} samples and the index {path.name} holds {len(records)}: restore it or "
+            "index the shards again"
+        )
     return counts, records
 
 

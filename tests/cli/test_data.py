@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,36 @@ def test_a_target_that_is_a_file(tmp_path: Path) -> None:
     line = refused("data", "pack", spoiling.photos(tmp_path / "photos", each=1), tmp_path / "taken")
     assert "taken" in line
     assert "Not a directory" in line
+
+
+def test_words_that_are_no_names_of_files(tmp_path: Path) -> None:
+    source = spoiling.photos(tmp_path / "photos", each=1)
+    for words in (("--split", "a b/c"), ("--split", ""), ("--name", "x/y")):
+        assert "is no name of a file" in refused("data", "pack", source, tmp_path / "out", "-j", "1", *words)
+    assert "is no name of a file" in refused("data", "index", source, "--split", "a/b")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    source, out = spoiling.photos(tmp_path / "photos"), tmp_path / "out"
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 10, old[1]))
+    try:
+        line = refused("data", "pack", source, out, "-j", "1", code=70)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert line.startswith(f"{out} takes no more (")
+    assert "train of 24 samples" in done("data", "pack", source, out, "-j", "1")
+
+
+def test_a_held_out_split_without_one_of_the_classes(tmp_path: Path) -> None:
+    train, val = spoiling.photos(tmp_path / "train", "abcd", 1), spoiling.photos(tmp_path / "val", "acd", 1)
+    out = tmp_path / "out"
+    done("data", "pack", train, out, "-j", "1")
+    words = ("data", "pack", val, out, "--split", "val", "-j", "1")
+    line = refused(*words)
+    assert line.endswith(f"first difference at index 1: b / c: --classes {out}/classes.json keeps those of train")
+    assert "val of 3 samples, 4 classes" in done(*words, "--classes", out / "classes.json")
 
 
 def test_tars_that_cannot_be_indexed(tmp_path: Path) -> None:

@@ -128,11 +128,10 @@ def test_a_sample_that_does_not_decode(recipe: Path, tmp_path: Path, spoil: spoi
 
 def test_a_label_that_no_class_has(recipe: Path, tmp_path: Path) -> None:
     folder = spoiling.tars(tmp_path / "data", [0, 1, -2, 3] * 6)
-    for split in ("train", "val"):
-        done("data", "index", folder, "--split", split, "-j", "1")
-    line = refused("train", recipe, f"data.source={folder}", "--out", tmp_path / "out")
-    assert "label -2" in line
-    assert "outside 0..3" in line
+    for words in (("data", "index", folder, "-j", "1"), ("train", recipe, f"data.source={folder}", "--out", tmp_path / "out")):
+        line = refused(*words)
+        assert "label '-2' of sample 00002 in" in line
+        assert "number the classes from 0" in line
 
 
 def test_a_student_without_a_distillation_token(data: Path, tmp_path: Path) -> None:

@@ -95,6 +95,21 @@ def test_files_of_classes(tmp_path: Path, name: str, text: str) -> None:
     assert open_split(Data(str(tmp_path / "tars")), "train").info.names == ("ant", "bee", "cow", "dog")
 
 
+def test_labels_that_only_some_samples_have(tmp_path: Path) -> None:
+    data = io.BytesIO()
+    picture(0).save(data, "PNG")
+    for shard, keys in (("a", "pq"), ("b", "rst")):
+        with TarWriter(str(tmp_path / f"x-train-{shard}.tar"), encoder=False) as tar:
+            for key in keys:
+                tar.write({"__key__": key, "png": data.getvalue()} | ({} if key in "rt" else {"cls": b"1"}))
+    with pytest.raises(DataError, match=r"sample r in .*x-train-b.tar has no label \(2 of 5 have none\): give each"):
+        index(str(tmp_path), split="train")
+    (tmp_path / "x-train-a.tar").unlink()
+    with TarWriter(str(tmp_path / "x-train-b.tar"), encoder=False) as tar:
+        tar.write({"__key__": "alone", "png": data.getvalue()})
+    assert index(str(tmp_path), split="train").classes == 0, "a set without any label stays one"
+
+
 def test_labels_beyond_the_classes(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("ant\nbee\n")
     with pytest.raises(DataError, match=r"label 3 of split train is outside 0..1 \(2 classes\)"):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import pickle
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ import webdataset
 from PIL import Image
 
 from kdscale.data import open_split, pack, pack_arrays
+from kdscale.data.indexing import label_runs
 from kdscale.data.packing import cut_shards, mean_and_deviation, pixel_sums
+from kdscale.data.records import RECORD
 from kdscale.data.scan import scan
 from kdscale.errors import DataError
 from kdscale.recipe.data import Data
@@ -89,7 +92,10 @@ def test_other_data_under_the_same_split_is_refused(tmp_path: Path) -> None:
 def test_splits_must_agree_on_classes(tmp_path: Path) -> None:
     images, labels = noise(4)
     pack_arrays(images, labels, tmp_path, split="train", names=("a", "b", "c", "d", "e"))
-    with pytest.raises(DataError, match="train has classes 5, val 5; first difference at index 1: b / x"):
+    with pytest.raises(
+        DataError,
+        match=r"train has classes 5, val 5; first difference at index 1: b / x: --classes .*classes.json keeps those of train",
+    ):
         pack_arrays(images, labels, tmp_path, split="val", names=("a", "x", "c", "d", "e"))
 
 
@@ -102,6 +108,9 @@ def test_pictures_that_do_not_decode(tmp_path: Path) -> None:
     report = pack(str(root), str(tmp_path / "out2"), split="train", skip_bad=True)
     assert report.samples == 5
     assert "img 0.jpg" in (tmp_path / "out2" / "rejected-train.txt").read_text()
+    again = pack(str(root), str(tmp_path / "out2"), split="train", skip_bad=True)
+    assert (again.rejected, again.kept) == (report.rejected, 1)
+    assert "1 pictures left out (rejected-train.txt)" in str(again)
 
 
 def test_forms_that_training_does_not_read_become_png(tmp_path: Path) -> None:
@@ -147,6 +156,10 @@ def test_pickles_and_wrong_arrays_are_refused(tmp_path: Path) -> None:
         assert "allow_pickle" not in str(caught.value)
     with pytest.raises(DataError, match=r"float64 \(2, 4, 4, 3\)"):
         pack_arrays(np.zeros((2, 4, 4, 3)), np.zeros(2, int), tmp_path / "out", split="train")
+    with pytest.raises(DataError, match=r"images is \(2, 0, 4, 3\), images without a pixel"):
+        pack_arrays(np.zeros((2, 0, 4, 3), np.uint8), np.zeros(2, int), tmp_path / "out", split="train")
+    with pytest.raises(DataError, match="label 9223372036854775808 of images is above 2147483647: number the classes"):
+        pack_arrays(np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 1 << 63], np.uint64), tmp_path / "out", split="train")
     with pytest.raises(DataError, match=r"label 9 of images is outside 0..1 \(2 classes\)"):
         pack_arrays(np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 9]), tmp_path / "out", split="train", names=("a", "b"))
     with pytest.raises(DataError, match="there is nothing to pack at"):
@@ -191,6 +204,49 @@ def test_sorted_labels_warn(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level(logging.WARNING):
         pack_arrays(images, np.arange(40) // 4, tmp_path, split="train", shuffle_seed=None)
     assert "labels come in runs" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("labels", "runs"),
+    [
+        ([0] * 95 + [1] * 5, None),  # shuffled below
+        ([0, 0, 1], False),
+        ([0, 0, 1, 1], False),
+        ([0] * 950 + [1] * 50, True),
+        ([0, 1] * 50, False),
+    ],
+)
+def test_labels_come_in_runs_where_they_do_more_than_by_chance(
+    labels: list[int], runs: bool | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = np.zeros(len(labels), RECORD)
+    records["label"] = labels if runs is not None else np.random.default_rng(0).permutation(labels)
+    label_runs(records)
+    assert ("labels come in runs" in caplog.text) == bool(runs)
+
+
+@pytest.mark.parametrize("word", ["a b/c", "..", ""])
+def test_names_that_are_no_names_of_files(tmp_path: Path, word: str) -> None:
+    images, labels = noise(2)
+    for names in ({"split": word}, {"split": "train", "name": word or "x/y"}):
+        with pytest.raises(DataError, match="is no name of a file"):
+            pack_arrays(images, labels, tmp_path / "out", **names)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_takes_no_more_and_then_does(tmp_path: Path) -> None:
+    """The shell's limit on a file's size, which the system tells as it tells a full disk: without the file's name."""
+    images, labels = noise(60)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (900_000, old[1]))
+    try:
+        with pytest.raises(DataError, match=r"out takes no more .*make room there, and give the same command again") as full:
+            pack_arrays(images, labels, tmp_path / "out", split="train", name="x", shard_mb=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert full.value.code == 70
+    assert pack_arrays(images, labels, tmp_path / "out", split="train", name="x", shard_mb=1).kept == 1
+    assert sorted(path.name for path in (tmp_path / "out" / "train").iterdir()) == [f"x-train-00000{n}.tar" for n in (0, 1)]
 
 
 def test_manifest_holds_what_the_shards_hold(packed: Path) -> None:

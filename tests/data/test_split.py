@@ -113,6 +113,18 @@ def test_no_samples(copy: Path) -> None:
     refused(edited(copy, num_samples=0), "split train of .* has no samples")
 
 
+def test_a_manifest_that_was_edited(copy: Path) -> None:
+    refused(edited(copy, num_samples=3), f"manifest.json says 3 samples and the index train.index holds {IMAGES}: restore it")
+    refused(
+        edited(copy, num_samples="many"), "not a manifest of kdscale: splits.train.num_samples is 'many' .*index the shards"
+    )
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["splits"]["train"]["num_samples"] = IMAGES
+    for number, words in (("x", "num_classes is 'x'"), (-4, "has num_classes -4"), (9, "num_classes 9 and names 3")):
+        (copy / "manifest.json").write_text(json.dumps(manifest | {"num_classes": number}))
+        refused(copy, words)
+
+
 def test_a_manifest_that_is_none(copy: Path) -> None:
     (copy / "manifest.json").write_text('{"format": "other/9"}')
     refused(copy, "is of format other/9")

@@ -71,9 +71,20 @@ def test_keys_are_cut_as_webdataset_cuts_them() -> None:
     ("files", "words"),
     [
         ({"a.cls": b"1"}, "has no image"),
-        ({"a.jpg": b"", "a.png": b""}, "has 2 images"),
-        ({"a.jpg": b"", "a.cls": b"one"}, "not a whole number"),
-        ({"a.jpg": b"", "a.cls": b"1", "a.json": b'{"label": 2}'}, "has label 1 in cls and 2 in json"),
+        ({"a.jpg": b"x", "a.png": b"x"}, "has 2 images"),
+        ({"a.jpg": b"x", "a.cls": b"one"}, "not a whole number"),
+        ({"a.jpg": b"x", "a.cls": b"1", "a.json": b'{"label": 2}'}, "has label 1 in cls and 2 in json"),
+        ({"a.jpg": b"", "a.cls": b"1"}, r"image of sample a in .*x.tar, a.jpg, has 0 bytes"),
+        ({"a.jpg": b"x", "a.cls": b"-5"}, r"label '-5' of sample a in .*x.tar is outside 0..2147483647: number the classes"),
+        ({"a.jpg": b"x", "a.cls": b"99999999999"}, r"label '99999999999' of sample a in .*x.tar is outside"),
+        ({"a.jpg": b"x", "a.json": b'{"label": 1.7}'}, r"label 1.7 of sample a in .*x.tar is not a whole number"),
+        ({"a.jpg": b"x", "a.json": b'{"label": true}'}, "label True of sample a in .*x.tar is not a whole number"),
+        (
+            {"a.jpg": b"x", "a.json": b'{"url": 1, "id": 2}'},
+            "has no label of the name label: its json has url, id; say which by --label",
+        ),
+        ({"a.jpg": b"x", "a.json": b"[1, 2]"}, "has no label of the name label: its json has no fields"),
+        ({"a.jpg": b"x", "a.json": b"{"}, "the json of sample a in .*x.tar cannot be read"),
     ],
 )
 def test_samples_that_are_none(tmp_path: Path, files: dict[str, bytes], words: str) -> None:
@@ -81,10 +92,22 @@ def test_samples_that_are_none(tmp_path: Path, files: dict[str, bytes], words: s
         scan(write(tmp_path / "x.tar", files), "x.tar")
 
 
+def test_a_key_twice_side_by_side(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name in ("a.jpg", "a.JPG", "a.cls"):
+            info = tarfile.TarInfo(name)
+            info.size = 1
+            tar.addfile(info, io.BytesIO(b"1"))
+    with pytest.raises(DataError, match=r"two samples with the key a lie side by side in .*x.tar"):
+        scan(tmp_path / "x.tar", "x.tar")
+
+
 def test_labels_from_cls_json_or_nowhere(tmp_path: Path) -> None:
-    files = {"a.jpg": b"", "a.cls": b"3\n", "b.jpg": b"", "b.json": b'{"label": 4, "deep": {"id": 5}}', "c.jpg": b""}
+    files = {"a.jpg": b"x", "a.cls": b"3\n", "b.jpg": b"x", "b.json": b'{"label": 4, "deep": {"id": 5}}', "c.jpg": b"x"}
     path = write(tmp_path / "x.tar", files)
     assert scan(path, "x.tar").records["label"].tolist() == [3, 4, -1]
+    path = write(tmp_path / "n.tar", {"a.jpg": b"x", "a.json": b'{"label": 2.0}', "b.jpg": b"x", "b.json": b'{"label": "3"}'})
+    assert scan(path, "n.tar").records["label"].tolist() == [2, 3]
     path = write(tmp_path / "y.tar", {name: data for name, data in files.items() if name[0] == "b"})
     assert scan(path, "y.tar", "json:deep.id").records["label"].tolist() == [5]
     with pytest.raises(DataError, match="has no label json:nothing"):
