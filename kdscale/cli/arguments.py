@@ -36,8 +36,11 @@ def recipe_of(reference: str, assignments: Sequence[str] | None) -> Recipe:
 
 
 def register_methods() -> None:
-    """A recipe in JSON, and so every run's, names its methods by kind."""
+    """A recipe in JSON, and so every run's, names its methods by kind: ours, and those that KDSCALE_METHODS leads to."""
     from .. import methods  # noqa: F401
+    from ..recipe import own
+
+    own.register(filter(None, map(str.strip, os.environ.get(own.VARIABLE, "").split(","))))
 
 
 def quiet_libraries() -> None:

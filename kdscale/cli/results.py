@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import filterfalse
 from pathlib import Path
 from typing import Annotated
 
@@ -38,8 +39,9 @@ def run(
     from ..recipe.load import load
     from ..report import results
 
-    for path in runs or []:
-        added = results.record(file, results.row_of(open_run(path)))
+    told = {path: results.row_of(open_run(path)) for path in filterfalse(_is_log, runs or [])}  # all of them, or none
+    for path, row in told.items():
+        added = results.record(file, row)
         typer.echo(f"{path}: {'appended to' if added else 'is already in'} {file}")
     expected = [(name, dict(load(name).published)) for reference in of or [] for name in spelt_out(reference)]
     rows = results.read(file)
@@ -49,3 +51,8 @@ def run(
     if readme is not None:
         results.rewrite(readme, lines)
     typer.echo("\n".join(lines))
+
+
+def _is_log(path: Path) -> bool:
+    """What a sweep writes beside a run's folder, and a pattern like DIR/*seed=* finds too."""
+    return path.suffix == ".log" and path.is_file() and Path(str(path).removesuffix(".log")).is_dir()

@@ -22,7 +22,9 @@ kdscale show recipes [WORD]...: what is shipped, and what the folder recipes/ ho
 
 kdscale show methods [NAME]...: papers, phases, trained parameters; of a NAME also the loss, its hyper-parameters and what was published.
 
-kdscale show RECIPE[:NAME] [path=value]...: steps, batch, rates, parameters, what is trained and what is frozen."""
+kdscale show RECIPE[:NAME] [path=value]...: steps, batch, rates, parameters, what is trained and what is frozen.
+
+A method of one's own is a class in the recipe's file or in a module beside it; the runs that it trains know where it is. The variable KDSCALE_METHODS, a module or file, or several with commas between, makes it known to every command: to show methods, and for a recipe in JSON or YAML."""
 
 What = Annotated[str, typer.Argument(metavar="WHAT", help="'recipes', 'methods', or RECIPE[:NAME].")]
 Json = Annotated[bool, typer.Option("--json", help="Of a recipe: the resolved one as JSON, every default spelt out.")]

@@ -21,7 +21,8 @@ from ..types import Context, DatasetInfo, World
 from .imagined import Unimaginable, imagined
 from .schedule import TRAINING
 from .sources import build_source, fresh_network
-from .stage import phase_plan
+from .stage import answer_names, phase_plan
+from .start import check_best
 from .stored.store import Present
 
 # Sizes of the sets that the shipped recipes name, so that a recipe can be shown where its data are not.
@@ -152,5 +153,8 @@ def _parts(recipe: Recipe, phase: Phase, built: dict[str, Network], info: Datase
     number = recipe.phases.index(phase)
     fresh = partial(fresh_network, recipe, number, info)
     context = Context(built, fresh, info, world, task_of(recipe), phase, recipe.seed, "fp32", torch.device("cpu"))
-    parts: dict[str, nn.Module] = phase.method.build(context).parts()  # type: ignore[attr-defined]
+    distiller = phase.method.build(context)  # type: ignore[attr-defined]
+    if recipe.evaluation.best_of != "student":  # which nearly every method has
+        check_best(recipe, number, answer_names(recipe, distiller, info, torch.device("cpu")))
+    parts: dict[str, nn.Module] = distiller.parts()
     return parts

@@ -189,12 +189,11 @@ def build_stage(recipe: Recipe, number: int, session: Session, folder: Folder | 
     place(distiller, frozen.values(), session, recipe)
     if session.device.type == "cpu":
         keep_freed_memory()
-    answers = answer_names(distiller, train.info, session.device)
+    answers = answer_names(recipe, distiller, train.info, session.device)
     if recipe.machine.compile:
         compile_networks(distiller, frozen.values())
     groups = parameter_groups(distiller, distiller.parts(), phase.optimizer)  # type: ignore[operator]
     said = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-    answers = (*answers, "ema") if recipe.ema and "student" in answers else answers
     return Stage(recipe, number, session, train, held, schedule, task, frozen, trained, distiller, groups, answers, said)
 
 
@@ -220,12 +219,13 @@ def compile_networks(distiller: nn.Module, frozen: Iterable[FrozenNetwork]) -> N
 
 
 @torch.no_grad()
-def answer_names(distiller: nn.Module, info: DatasetInfo, device: torch.device) -> tuple[str, ...]:
+def answer_names(recipe: Recipe, distiller: nn.Module, info: DatasetInfo, device: torch.device) -> tuple[str, ...]:
     """The names that evaluations will have, from one blank image; before compilation, which would specialise on it."""
     one = torch.zeros(1, dtype=torch.int64, device=device)
     blank = torch.zeros(1, 3, info.size, info.size, device=device)
     distiller.eval()
     try:
-        return tuple(distiller(Batch(blank, (info.mean, info.std), one, None, one, one, one, one == 0)))
+        names = tuple(distiller(Batch(blank, (info.mean, info.std), one, None, one, one, one, one == 0)))
+        return (*names, "ema") if recipe.ema and "student" in names else names
     finally:
         distiller.train()

@@ -10,7 +10,7 @@ import torch
 from .. import __version__
 from ..errors import RecipeError, RunError
 from ..networks import default_floor, preflight
-from ..recipe import Plateau, to_plain
+from ..recipe import Plateau, Recipe, to_plain
 from ..recipe.paths import nearest
 from ..recipe.resolve import digest
 from .checkpoint.files import write_json
@@ -93,10 +93,7 @@ def tell_back_end(stage: Stage, folder: Folder, reporter: Reporter) -> None:
 def check_names(stage: Stage) -> None:
     """Raises RecipeError where the recipe watches an answer or a score that evaluations of the phase will not have."""
     names = stage.answers
-    asked = stage.recipe.evaluation.best_of
-    last = stage.number == len(stage.recipe.phases) - 1
-    if last and names and asked not in names:
-        raise RecipeError(f"evaluation.best_of: phase {stage.phase.name!r} has no answer {asked!r}; {nearest(asked, names)}")
+    check_best(stage.recipe, stage.number, names)
     schedule = stage.phase.schedule
     if isinstance(schedule, Plateau):
         known = [f"{name}.{score}" for name in names for score in ("top1", "top5", "loss")] + [TRAINING]
@@ -107,6 +104,14 @@ def check_names(stage: Stage) -> None:
                 f"schedule.end: phase {stage.phase.name!r} stops at the rate {schedule.end:g} and begins with {stage.phase.optimizer.lr:g}:"
                 " set it lower"
             )
+
+
+def check_best(recipe: Recipe, number: int, names: tuple[str, ...]) -> None:
+    """Raises RecipeError where phase ``number`` is the last and has answers, and not the one that decides."""
+    asked = recipe.evaluation.best_of
+    if number == len(recipe.phases) - 1 and names and asked not in names:
+        name = recipe.phases[number].name
+        raise RecipeError(f"evaluation.best_of: phase {name!r} has no answer {asked!r}; {nearest(asked, names)}")
 
 
 def judge_teachers(stage: Stage, reporter: Reporter) -> dict[str, float]:

@@ -10,12 +10,11 @@ import ctypes
 import itertools
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,11 +29,13 @@ from ..recipe.load import find, load, meant, recipes_of
 from ..recipe.resolve import differences, identity
 from .faults.ends import DONE, FAULT, STOPPED
 from .faults.signals import Signals
+from .grid import folder_name, points, recipe_name
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
 POLL = 0.2  # seconds
 LEAVE = 60.0  # seconds that runs may take to save themselves before a job's time is over; nothing is begun then
 _SIGNAL_AT_DEATH = 1  # Linux's sys/prctl.h
+TEACHERS = "teachers"  # the folder of those that are trained first
 ENDED = ("finished", "skipped", "failed", "stopped")
 
 
@@ -76,12 +77,14 @@ def jobs(references: Sequence[str], words: Sequence[str], grid: Sequence[str], o
     runs = []
     for reference in itertools.chain.from_iterable(map(spelt_out, references)):
         for point in points(grid):
-            place = out / "-".join([folder_name(reference), *map(folder_name, point)])
+            place = out / "-".join([recipe_name(reference), *map(folder_name, point)])
             runs.append(_with_teachers(reference, (*words, *point), place, out, teachers))
     places = [run.out for run in runs]
-    twice = sorted({str(place) for place in places if places.count(place) > 1})
+    twice = sorted({str(place) for place in places if places.count(place) > 1 or place == out / TEACHERS})
     if twice:
-        raise RecipeError(f"two runs of this sweep have one folder: {', '.join(twice)}")
+        raise RecipeError(
+            f"two runs of this sweep have one folder: {', '.join(twice)}; give one of them another recipe name, or a sweep of its own"
+        )
     return [*teachers.values(), *runs]
 
 
@@ -92,33 +95,6 @@ def spelt_out(reference: str) -> list[str]:
     if colon or path.suffix != ".py":
         return [reference]
     return [f"{text}:{name}" for name in meant(recipes_of(path))]
-
-
-def points(grid: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """All combinations of 'path=v1,v2' (a value with commas of its own goes into brackets), each as path=value words."""
-    axes = []
-    for axis in grid:
-        path, equals, values = axis.partition("=")
-        if not equals or not values:
-            raise RecipeError(f"{axis!r} is no axis of a grid: write path=v1,v2, as in seed=0,1,2")
-        axes.append([f"{path}={value}" for value in apart(values)])
-    return itertools.product(*axes)
-
-
-def apart(values: str) -> list[str]:
-    """'1,2' -> ['1', '2'], and '[1,2],{a: 3, b: 4}' -> ['[1,2]', '{a: 3, b: 4}']."""
-    found, depth = [""], 0
-    for letter in values:
-        depth += (letter in "[{") - (letter in "]}")
-        if letter == "," and depth == 0:
-            found.append("")
-        else:
-            found[-1] += letter
-    return found
-
-
-def folder_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.=-]+", "-", text).strip("-")
 
 
 def _with_teachers(
@@ -142,16 +118,16 @@ def _with_teachers(
 
 def _teacher(model: Model, words: tuple[str, ...], out: Path, teachers: dict[Path, Job], making: tuple[str, ...]) -> Job:
     """The job that makes ``model`` on the data of ``words``, new or among ``teachers``; no two share a folder."""
-    reference, name = str(model.made_by), folder_name(Path(model.name).name)
+    reference, name = str(model.made_by), folder_name(Path(model.name).name) or "teacher"
     words = tuple(word for word in words if word.startswith(("data.source=", "machine.")))
     alike = [job for job in teachers.values() if job.reference == reference and _data(job.words) == _data(words)]
     if alike:
         return alike[0]
-    job = _with_teachers(reference, words, out / "teachers" / name, out, teachers, making)
+    job = _with_teachers(reference, words, out / TEACHERS / name, out, teachers, making)
     number = 1
     while job.out in teachers:
         number += 1
-        job.out = out / "teachers" / f"{name}-{number}"
+        job.out = out / TEACHERS / f"{name}-{number}"
     job.exported = True
     teachers[job.out] = job
     return job

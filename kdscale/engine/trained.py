@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..data import Split, open_split
-from ..errors import RunError
+from ..errors import RecipeError, RunError
 from ..networks import Network
-from ..recipe import Phase, Recipe, from_json
+from ..recipe import Phase, Recipe, from_json, own
 from ..recipe.paths import nearest
 from ..recipe.resolve import phase_data
 from .checkpoint.folder import Folder
@@ -65,13 +65,28 @@ class Trained:
 
 
 def open_run(path: Path) -> Run:
-    """Raises RunError where the folder is no run's."""
+    """Reads a run's folder. A method of its own is run again from the file that training took it from, and from no other
+    (``recipe/own.py``). Raises RunError where the folder is no run's, or a file of its methods is not what it was.
+    """
     file = path / "recipe.json"
     if not path.exists():
         raise RunError(f"{path} is not there: give the --out folder of a run")
     if not file.exists():
-        raise RunError(f"{path} is no run: it has no recipe.json; give the --out folder of `kdscale train`")
-    return Run(path, from_json(file.read_text()))
+        raise RunError(f"{path} is no run: it has no recipe.json; {_within(path)}")
+    changed = own.reopen(path)
+    try:
+        return Run(path, from_json(file.read_text()))
+    except RecipeError as error:
+        raise RunError(f"{file}: {error}{changed}") from None
+
+
+def _within(path: Path) -> str:
+    """Which runs a folder that is none holds."""
+    runs = sorted(str(found.parent) for found in path.glob("*/recipe.json"))
+    if not runs:
+        return "give the --out folder of `kdscale train`"
+    more = f" and {len(runs) - 3} more" if len(runs) > 3 else ""
+    return f"it is the folder of several runs, give them: {', '.join(runs[:3])}{more}"
 
 
 def trained(run: Run, what: str = "student") -> Trained:

@@ -2,6 +2,7 @@
 
 from .core import Checkpointing, Ema, Evaluation, Machine, Phase, Recipe
 from .data import Augment, Data, Order
+from .frozen import value
 from .method import Method, Needs, Paper, method_of_kind, numbered
 from .networks import FromPhase, Model, Stored
 from .optim import SGD, AdamW, Constant, Cosine, MultiStep, Part, Plateau, Timm
@@ -13,4 +14,5 @@ __all__ = [
     "SGD", "AdamW", "Augment", "Checkpointing", "Constant", "Cosine", "Data", "Ema", "Evaluation", "FromPhase", "Machine",
     "Method", "Model", "MultiStep", "Needs", "Order", "Paper", "Part", "Phase", "Plateau", "Recipe", "Stored", "Timm",
     "from_json", "from_plain", "from_yaml", "method_of_kind", "numbered", "override", "resolve", "to_json", "to_plain", "to_yaml",
+    "value",
 ]  # fmt: skip

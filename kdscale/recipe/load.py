@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import FunctionType
+from typing import Any
 
-from ..errors import KdscaleError, RecipeError
+from ..errors import RecipeError
+from . import own
 from .core import Recipe
-from .paths import nearest
+from .faults import nearest
+from .running import run_file
 from .text import from_json, from_yaml
 
 
@@ -28,12 +31,13 @@ def load(reference: str) -> Recipe:
             content = path.read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path} cannot be read: {error}") from None
+        changed = own.reopen(path.parent) if path.name == "recipe.json" else ""  # a run's
         try:
             recipe = from_json(content) if path.suffix == ".json" else from_yaml(content)
         except RecipeError as error:
-            raise RecipeError(f"{path}: {error}") from None
+            raise RecipeError(f"{path}: {error}{changed}") from None
     else:
-        recipe = pick(recipes_of(path), name, path)
+        recipe = pick(recipes_of(path), name, text)
     return recipe if recipe.name else dataclasses.replace(recipe, name=called(path, name, reference))
 
 
@@ -43,15 +47,16 @@ def called(path: Path, name: str, reference: str) -> str:
     return reference if short is None else f"{short}:{name}" if name else short
 
 
-def pick(recipes: dict[str, Recipe], name: str, path: Path) -> Recipe:
+def pick(recipes: dict[str, Recipe], name: str, text: str) -> Recipe:
+    """The recipe called ``name`` of a file that was asked for by ``text``; without a name, the only one or 'recipe'."""
     if name in recipes:
         return recipes[name]
     if name:
-        raise RecipeError(f"{path} has no recipe {name!r}; {nearest(name, list(recipes))}")
+        raise RecipeError(f"{text} has no recipe {name!r}; {nearest(name, list(recipes))}")
     distinct = meant(recipes)
     if len(distinct) == 1 or "recipe" in distinct:
         return distinct.get("recipe") or next(iter(distinct.values()))
-    raise RecipeError(f"{path} has several recipes, name one: {', '.join(f'{path.stem}:{n}' for n in distinct)}")
+    raise RecipeError(f"{text} has several recipes, name one: {', '.join(f'{text}:{n}' for n in distinct)}")
 
 
 def meant(recipes: dict[str, Recipe]) -> dict[str, Recipe]:
@@ -91,26 +96,32 @@ def shipped() -> list[tuple[str, Path]]:
 
 
 def recipes_of(path: Path) -> dict[str, Recipe]:
-    """All recipes that a Python file defines at its top, or in its mapping ``recipes``, by name. Raises RecipeError for a file that does not run."""
-    name = f"kdscale_recipe_{path.stem}_{abs(hash(str(path.resolve())))}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise RecipeError(f"{path} is no Python file, JSON or YAML: give one of these")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except KdscaleError:
-        raise
-    except Exception as error:
-        line = " ".join(str(error).split())
-        raise RecipeError(f"{path} does not run: {type(error).__name__}: {line}") from None
-    finally:
-        del sys.modules[name]
-    recipes = {name: thing for name, thing in vars(module).items() if isinstance(thing, Recipe)}
-    table = getattr(module, "recipes", None)
-    if isinstance(table, dict):
-        recipes |= table
+    """All recipes that a Python file defines at its top, or in its mapping ``recipes``, by name.
+
+    Raises RecipeError for a file that does not run, or has none.
+    """
+    things = vars(run_file(path))
+    recipes = {name: thing for name, thing in things.items() if isinstance(thing, Recipe)}
+    table = things.get("recipes")
+    for name, thing in table.items() if isinstance(table, Mapping) else ():
+        if not isinstance(name, str) or not isinstance(thing, Recipe):
+            raise RecipeError(f"{path}: recipes[{name!r}] is {_no_recipe(thing)}")
+        recipes[name] = thing
     if not recipes:
-        raise RecipeError(f"{path} defines no Recipe at its top level, and no mapping 'recipes' of them")
+        uncalled = _function(things)
+        made = f"; {uncalled} is a function: call it, {uncalled} = {uncalled}()" if uncalled else ""
+        raise RecipeError(f"{path} defines no Recipe at its top level, and no mapping 'recipes' of them{made}")
     return recipes
+
+
+def _no_recipe(thing: Any) -> str:
+    if callable(thing):
+        return "a function: call it, so that it is a Recipe"
+    return f"{thing!r} and no Recipe: write NAME: Recipe(...)"
+
+
+def _function(things: Mapping[str, Any]) -> str | None:
+    """The function of a file that was meant to make a recipe, as its name says, or else its last."""
+    own = [thing for thing in things.values() if isinstance(thing, FunctionType) and thing.__module__ == things["__name__"]]
+    names = [thing.__name__ for thing in own]
+    return next((name for name in ("recipe", "recipes") if name in names), names[-1] if names else None)

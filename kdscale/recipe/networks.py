@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from .frozen import FrozenDict, FrozenMapping, value
 
@@ -53,7 +53,16 @@ class Stored:
     kind: Literal["stored"] = "stored"
 
 
-Source = Annotated[Model | FromPhase | Stored, Field(discriminator="kind")]
+def _with_kind(given: Any) -> Any:
+    """Text may leave the kind of a network out: what has a phase is that phase's."""
+    if isinstance(given, str):
+        raise ValueError(f"{given!r} is a word: write Model({given!r}) in Python, {{name: {given}}} in text")
+    if isinstance(given, dict) and "kind" not in given:
+        return given | {"kind": "from_phase" if "phase" in given else "model"}
+    return given
+
+
+Source = Annotated[Model | FromPhase | Stored, Field(discriminator="kind"), BeforeValidator(_with_kind)]
 STORED = "stored:"
 
 

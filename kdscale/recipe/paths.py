@@ -8,7 +8,6 @@ is a kind where there are kinds (``optimizer=sgd``), and a network's name where 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, get_type_hints
 
@@ -18,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from ..errors import RecipeError
 from .copies import follow
 from .core import Phase, Recipe
-from .faults import kinds, misfit
+from .faults import kinds, misfit, nearest
 from .method import Method
 from .networks import Source, named
 
@@ -67,7 +66,7 @@ def _set(node: Any, parts: list[str], done: list[str], text: str) -> Any:
     elif rest:
         raise RecipeError(f"{'.'.join([*done, head])} is not set, so {'.'.join(parts)!r} has no place; give it whole")
     else:
-        new = _parse(type(node), head, old, text, ".".join([*done, head]))
+        new = _parse(node, head, text, ".".join([*done, head]))
     return _replaced(node, {head: new} | _other_length(node, head), ".".join([*done, head]))
 
 
@@ -103,12 +102,15 @@ def _set_in_mapping(node: Mapping[str, Any], head: str, rest: list[str], done: l
     return {**node, head: given}
 
 
-def _parse(owner: type, name: str, old: Any, text: str, where: str) -> Any:
-    hint = get_type_hints(owner, include_extras=True)[name]
-    if text.startswith("+") and isinstance(old, (int, float)) and not isinstance(old, bool):
-        step = _literal(text[1:])
-        if isinstance(step, (int, float)):
+def _parse(node: Any, name: str, text: str, where: str) -> Any:
+    old = getattr(node, name)
+    hint = get_type_hints(type(node), include_extras=True)[name]
+    step = _literal(text[1:]) if text.startswith("+") else None
+    if isinstance(step, (int, float)):
+        if isinstance(old, (int, float)) and not isinstance(old, bool):
             return _validated(hint, old + step, where)
+        if old is None:
+            raise RecipeError(f"{where} is not set, so there is nothing to add {text} to: {_instead(node, name, where, text)}")
     given = _literal(text)
     if isinstance(given, str) and (name == "method" or kinds(hint)):
         given = {"kind": given}
@@ -122,6 +124,15 @@ def _parse(owner: type, name: str, old: Any, text: str, where: str) -> Any:
         except ValidationError:
             pass
         raise
+
+
+def _instead(node: Any, name: str, where: str, text: str) -> str:
+    """A phase is as long as its other length says, and that one can be added to."""
+    other = next(iter(_other_length(node, name)), None)
+    if other is None:
+        return f"{where}={text[1:]} sets it"
+    held = getattr(node, other)
+    return f"the phase's length is {other}={held:g}, so write {where.removesuffix(name)}{other}=+N, or {where}=N for another length"
 
 
 def _literal(text: str) -> Any:
@@ -148,15 +159,6 @@ def _replaced(node: Any, changes: dict[str, Any], where: str) -> Any:
         return dataclasses.replace(node, **changes)
     except ValidationError as error:
         raise RecipeError(misfit(error, changes[where.rpartition(".")[2]], where)) from None
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """'nearest: a, b' of the known names, or the whole list where it is short."""
-    known = list(dict.fromkeys(known))
-    near = difflib.get_close_matches(name, known, 3, 0.5)
-    if near:
-        return f"nearest: {', '.join(near)}"
-    return f"known: {', '.join(known)}" if known else "none are known"
 
 
 __all__ = ["Method", "nearest", "override"]

@@ -25,7 +25,7 @@ def from_plain(plain: Any) -> Recipe:
     try:
         return _ADAPTER.validate_python(plain)
     except ValidationError as error:
-        raise RecipeError(misfit(error, plain)) from None
+        raise RecipeError(misfit(error, plain, hint=Recipe)) from None
 
 
 def to_json(recipe: Recipe) -> str:

@@ -35,8 +35,7 @@ SAME = ("recipe", "command", "seed", "last", "best", "count", "seconds")
 
 def row_of(run: Run) -> Row:
     """What a finished run has to tell. Raises KdscaleError for one that is not finished."""
-    verdict = run.path / "verdict.json"
-    told = json.loads(verdict.read_text()) if verdict.exists() else {}
+    told = _verdict(run.path / "verdict.json")
     if told.get("code") != 0:
         raise KdscaleError(
             f"{run.path} is not finished ({told.get('reason', 'it has no verdict')}): run its train command again"
@@ -62,6 +61,13 @@ def row_of(run: Run) -> Row:
         "published": dict(run.recipe.published),
         "resolved": _placeless_recipe(run),
     }
+
+
+def _verdict(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+    except (ValueError, TypeError):
+        return {"reason": "its verdict.json is damaged"}
 
 
 def placeless(command: str) -> str:

@@ -163,7 +163,8 @@ def test_json_is_the_resolved_recipe_and_yaml_reads_alike(recipe: Path, tmp_path
     [
         (["imagenet/deit_tyny:shake"], ["imagenet/deit_tyny", "nearest: imagenet/deit_tiny"]),
         (["imagenet/deit_tiny:shak"], ["'shak'", "nearest: shake"]),
-        (["imagenet/deit_tiny"], ["deit_tiny:deit", "deit_tiny:shake"]),
+        (["imagenet/deit_tiny"], ["name one: imagenet/deit_tiny:deit, imagenet/deit_tiny:"]),
+        (["imagenet/deit_tiny:shake", "evaluation.best_of=nix"], ["no answer 'nix'; known: student, class, shadow, ema"]),
         (["methods", "shak"], ["'shak'", "nearest: shake"]),
         (["nowhere.json"], ["'nowhere.json'"]),
         ([""], ["''"]),

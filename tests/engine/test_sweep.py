@@ -12,8 +12,10 @@ import torch
 
 from kdscale.engine import sweep
 from kdscale.engine.faults.ends import STOPPED
-from kdscale.engine.sweep import Job, Started, Sweep, jobs, points, share_of
+from kdscale.engine.grid import folder_name, points, recipe_name
+from kdscale.engine.sweep import Job, Started, Sweep, jobs, share_of
 from kdscale.errors import RecipeError
+from kdscale.recipe import to_json
 
 PAGE = """
 from kdscale.methods import KD, Supervised
@@ -63,8 +65,46 @@ def test_commas_within_brackets_part_nothing(axis: str, values: list[str]) -> No
 
 
 def test_only_folders_that_two_runs_have_are_told(page: Path) -> None:
-    with pytest.raises(RecipeError, match=r"one folder: \S+seed=1$"):
+    with pytest.raises(RecipeError, match=r"one folder: \S+seed=1;"):
         planned(page, "alone", grid=("seed=0,1,1",))
+
+
+def test_a_run_is_called_by_its_recipe_wherever_that_lies(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (page.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(page.parent / "elsewhere")
+    for reference in (f"{page}:kd", "../page.py:kd", "../page:kd"):
+        assert [job.out.name for job in jobs([reference], [], ["seed=0"], Path("out"))][-1] == "page-kd-seed=0"
+    assert recipe_name("cifar100/resnet56_resnet20:kd") == "cifar100-resnet56_resnet20-kd"
+    assert recipe_name("quickstart") == "quickstart"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("über_Größe", "über_Größe"),
+        ("u\u0308ber", "über"),
+        ("学生=大", "学生=大"),
+        ("../a b", "a-b"),
+        ("-x", "x"),
+        (".-.hidden", "hidden"),
+        ("epochs=+3", "epochs=+3"),
+        ("seed=-1", "seed=-1"),
+    ],
+)
+def test_a_folder_keeps_letters_of_any_script_and_is_neither_hidden_nor_an_option(text: str, name: str) -> None:
+    assert folder_name(text) == name
+
+
+def test_recipes_whose_folders_would_be_one_are_told(page: Path) -> None:
+    other = page.parent / "other" / "page.py"
+    other.parent.mkdir()
+    other.write_text(page.read_text())
+    with pytest.raises(RecipeError, match="one folder: out/page-alone; give one of them another recipe name"):
+        jobs([f"{page}:alone", f"{other}:alone"], [], [], Path("out"))
+    teachers = page.parent / "teachers.json"
+    teachers.write_text(to_json(jobs([f"{page}:cnn"], [], [], Path("out"))[-1].recipe))
+    with pytest.raises(RecipeError, match="one folder: out/teachers;"):
+        jobs([str(teachers)], [], [], Path("out"))
 
 
 def test_one_teacher_for_all_that_ask_for_it_and_none_for_who_does_not(page: Path) -> None:

@@ -157,7 +157,7 @@ def test_a_wrong_override_is_one_line_that_names_field_value_and_cure(assignment
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("method=shak", "phases.0.method: there is no method 'shak'; nearest: shake, takd, eskd"),
+        ("ema={decy: 1}", "ema.decy: there is no field 'decy'; nearest: decay"),
         ("ema=x", "ema: 'x' does not fit; allowed: the fields of Ema, as {NAME: VALUE} or null"),
         ("machine.threads=ten", "machine.threads: 'ten' does not fit; allowed: a valid integer or null"),
         ("data.workers=x", "data.workers: 'x' does not fit; allowed: a valid integer or 'auto'"),

@@ -23,7 +23,7 @@ import torch
 from ... import __version__
 from ...data.files import TEMPORARY
 from ...errors import RecipeError, RunError
-from ...recipe import Recipe, from_json, to_plain
+from ...recipe import Recipe, from_json, own, to_plain
 from ...recipe.resolve import differences, digest, without_news
 from ...recipe.resolve import identity as identity_of
 from . import saving
@@ -40,6 +40,7 @@ OURS = {
     "lock",
     "identity.json",
     "parallel.json",
+    own.FILE,
 }
 OF_RANKS = ("fault-*.json", "stacks-*.txt")
 SHAPING = ("ACCELERATE_", "CUDA_", "DS_", "FSDP_", "GLOO_", "KDSCALE_", "NCCL_", "OMP_", "SLURM_JOB", "TORCH_")  # variables
@@ -79,7 +80,7 @@ class Folder:
             said = self._compare(identity)
             self.family = family(identity)
             self._sweep()
-            write_json(self.path / "recipe.json", to_plain(recipe))
+            self._write_recipe(to_plain(recipe))
             write_json(self.path / "identity.json", identity)
             (self.path / "verdict.json").unlink(missing_ok=True)
             self._note_start(digest(identity))
@@ -87,6 +88,14 @@ class Folder:
             self.lock.release()
             raise
         return said
+
+    def _write_recipe(self, plain: dict[str, Any]) -> None:
+        """The recipe, and beside it where the methods are that only its own files define."""
+        write_json(self.path / "recipe.json", plain)
+        if foreign := own.origins(plain):
+            write_json(self.path / own.FILE, foreign)
+        else:
+            (self.path / own.FILE).unlink(missing_ok=True)
 
     def _sweep(self) -> None:
         """Removes what killed processes left half-written. Under the lock."""
