@@ -16,7 +16,7 @@ from kdscale.cli.bench import app
 from kdscale.engine.parallel import Session, connect
 from kdscale.engine.stage import build_stage
 from kdscale.errors import KdscaleError, RecipeError
-from kdscale.methods import KD, Deit, Method, Shake, Supervised
+from kdscale.methods import DKD, KD, Deit, Method, Shake, Supervised
 from kdscale.recipe import SGD, AdamW, Ema, Model, Part, Phase, Recipe, resolve
 from kdscale.recipe.frozen import FrozenDict
 from tests.engine import small
@@ -97,7 +97,7 @@ def test_different_work_is_not_compared(data: Path, session: Session, monkeypatc
         (Shake(logit_scale=3.0), "logit_scale=3.0"),
         (Shake(detach_features=True), "detach_features=True"),
         (Shake(warmup_epochs=2), "warmup_epochs=2"),
-        (Method(), "Method"),
+        (DKD(), "dkd"),
     ],
 )
 def test_what_has_no_twin_is_refused(method: Method, named: str, data: Path, session: Session) -> None:
