@@ -53,6 +53,12 @@ class FolderSource:
         digest.update("\0".join(self.names).encode())
         return digest.hexdigest()
 
+    @property
+    def former(self) -> str:
+        """Without times."""
+        lines = [f"{file}\0{size}\0{label}\n" for file, size, label in zip(self.files, self.sizes, self.labels)]
+        return hashlib.sha256("".join((*lines, *self.names)).encode(errors="surrogateescape")).hexdigest()
+
     def _stats(self) -> list[tuple[int, int]]:
         """(bytes, nanoseconds of the last change) of each file, zeros for a link to nothing."""
         return [_size_and_time(os.path.join(self.root, file)) for file in self.files]

@@ -78,6 +78,8 @@ def index(
         if before is not None and split in before.splits:
             entry = with_measures(entry, before.splits[split])
         write_manifest(folder, manifest.with_split(split, entry))
+    if (records["label"] == NO_LABEL).all():
+        log.warning("no sample of split %s has a label: --label json:FIELD says which field of a json is one", split)
     twins = count_twins(records) if crc else 0
     return IndexReport(folder, split, entry.num_samples, len(scans), manifest.num_classes, entry.identity, twins)
 

@@ -144,7 +144,8 @@ def _pack(
     packing = {"source": source.fingerprint, "shuffle_seed": seed, "shard_mb": shard_mb, "skip_bad": skip_bad}
     manifest = read_manifest(out)
     if manifest is not None and split in manifest.splits:
-        _refuse_other(out, split, manifest.splits[split].packing, packing)
+        if manifest.splits[split].packing != packing | {"source": source.former}:
+            _refuse_other(out, split, manifest.splits[split].packing, packing)
         if is_whole(out, manifest.splits[split]):
             on_progress(len(shards), len(shards))
             return _report(out, split, manifest, manifest.splits[split], _left_out(out, split), len(shards))

@@ -102,7 +102,8 @@ def _image(path: Path, key: str, parts: dict[str, Member]) -> Member:
 
 
 def _label(data: mmap.mmap, path: Path, key: str, parts: dict[str, Member], label: str) -> int:
-    """NO_LABEL where nothing says one. DataError: a json that does not say it, labels that differ, no number of a class."""
+    """NO_LABEL where nothing says one and none was asked for by name. DataError: one that was asked for is not there, labels that
+    differ, no number of a class."""
     field = label.removeprefix("json:") if label.startswith("json:") else "label"
     sample, held, found = f"sample {key} in {path}", f"it holds {', '.join(parts)}", dict[str, int]()
     if label in ("auto", "cls") and "cls" in parts:
@@ -117,8 +118,8 @@ def _label(data: mmap.mmap, path: Path, key: str, parts: dict[str, Member], labe
         else:
             fields = ", ".join(document) if isinstance(document, dict) else ""
             held = f"its json has {fields}; say which by --label json:FIELD" if fields else "its json has no fields"
-    if not found and (label != "auto" or "json" in parts):
-        raise DataError(f"{sample} has no label {label if label != 'auto' else 'of the name label'}: {held}")
+    if not found and label != "auto":
+        raise DataError(f"{sample} has no label {label}: {held}")
     if len(set(found.values())) > 1:
         raise DataError(f"{sample} has label {found['cls']} in cls and {found['json']} in json: say which by label")
     return next(iter(found.values()), NO_LABEL)

@@ -41,6 +41,10 @@ class Source(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
+    @property
+    def former(self) -> str:
+        """The fingerprint that earlier versions gave; what they packed stays as it is."""
+
     def take(self, places: Integers) -> Source: ...
 
     def picture(self, place: int) -> Picture: ...
@@ -63,6 +67,10 @@ class ArraySource:
     def fingerprint(self) -> str:
         contents = zlib.crc32(np.ascontiguousarray(self.images).data), zlib.crc32(self.labels.tobytes())
         return hashlib.sha256(repr((self.images.shape, contents, self.names)).encode()).hexdigest()
+
+    @property
+    def former(self) -> str:
+        return self.fingerprint
 
     def take(self, places: Integers) -> ArraySource:
         return ArraySource(self.images[places], self.labels[places], self.numbers[places], self.names)

@@ -43,6 +43,11 @@ def recipe_name(reference: str) -> str:
     return "-".join(filter(None, words)) or "recipe"
 
 
+def former_name(words: Sequence[str]) -> str:
+    """The folder of a run in sweeps that earlier versions began."""
+    return "-".join(re.sub(r"[^A-Za-z0-9_.=-]+", "-", word).strip("-") for word in words)
+
+
 def folder_name(text: str) -> str:
     """Letters of any script, digits, '_', '.', '=' and '+'; the rest is '-'. Neither hidden nor an option."""
     return re.sub(r"[^\w.=+-]+", "-", unicodedata.normalize("NFC", text)).strip("-").lstrip(".-")

@@ -34,6 +34,8 @@ def measure(
         network: Network = found.network
         names, asked = found.split.info.names, data_of(found, data, split, crop)
     else:
+        if data is None and Path(model).is_dir() and not (Path(model) / "config.json").exists():
+            open_run(Path(model))  # which says what the folder is
         if data is None:
             raise RunError(f"{model} is no run, so it has no data of its own: give --data")
         if weights is None and find_source(Model(model)).load == "nothing":

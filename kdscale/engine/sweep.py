@@ -29,7 +29,7 @@ from ..recipe.load import find, load, meant, recipes_of
 from ..recipe.resolve import differences, identity
 from .faults.ends import DONE, FAULT, STOPPED
 from .faults.signals import Signals
-from .grid import folder_name, points, recipe_name
+from .grid import folder_name, former_name, points, recipe_name
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
 POLL = 0.2  # seconds
@@ -77,7 +77,11 @@ def jobs(references: Sequence[str], words: Sequence[str], grid: Sequence[str], o
     runs = []
     for reference in itertools.chain.from_iterable(map(spelt_out, references)):
         for point in points(grid):
-            place = out / "-".join([recipe_name(reference), *map(folder_name, point)])
+            place, former = (
+                out / "-".join([recipe_name(reference), *map(folder_name, point)]),
+                out / former_name([reference, *point]),
+            )
+            place = former if former.is_dir() and not place.exists() else place
             runs.append(_with_teachers(reference, (*words, *point), place, out, teachers))
     places = [run.out for run in runs]
     twice = sorted({str(place) for place in places if places.count(place) > 1 or place == out / TEACHERS})

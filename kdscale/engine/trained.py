@@ -116,7 +116,7 @@ def _meaning(recipe: Recipe, what: str) -> tuple[int, str]:
     head, _, tail = what.partition(".")
     if head in names:
         number, role = names.index(head), tail or "student"
-        known = ["student", *recipe.phases[number].method.needs().trained, "ema"]
+        known = ["student", *recipe.phases[number].method.needs().trained, *(["ema"] if recipe.ema else [])]
         if role not in known:
             raise RunError(f"phase {head!r} has trained no {role!r}; {nearest(role, list(dict.fromkeys(known)))}")
         return number, role

@@ -123,13 +123,17 @@ class Recipe:
         return self
 
     def with_method(self, method: Method, phase: str | int | None = None) -> Recipe:
-        """The same recipe with another method in its only phase, or in the one that ``phase`` names."""
+        """The same recipe with another method in its only phase, or in the one that ``phase`` names.
+
+        It has no name and no published numbers: those are of the method that it had.
+        """
         if phase is None and len(self.phases) > 1:
             names = ", ".join(p.name or str(i) for i, p in enumerate(self.phases))
             raise RecipeError(f"this recipe has several phases: say which by phase= ({names})")
         place = self.phase_number(0 if phase is None else phase)
         changed = dataclasses.replace(self.phases[place], method=method)
-        return dataclasses.replace(self, phases=(*self.phases[:place], changed, *self.phases[place + 1 :]))
+        phases = (*self.phases[:place], changed, *self.phases[place + 1 :])
+        return dataclasses.replace(self, phases=phases, name="", published={})
 
     def phase_number(self, phase: str | int) -> int:
         """Place of a phase given by name or number. Raises RecipeError naming the phases there are."""

@@ -60,7 +60,8 @@ def importable(folder: Path) -> None:
 def fallen(error: BaseException, path: Path) -> str:
     """What ended the file ``path``, and at which of its lines, or at which of a file beside it."""
     folder = path.resolve().parent
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve().parent == folder]
+    stack = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
+    frames = [f for f in stack if Path(f.filename).resolve().parent == folder]
     file = frames[-1].filename if frames and Path(frames[-1].filename).resolve() != path.resolve() else str(path)
     line = f", line {frames[-1].lineno}" if frames else ""
     if isinstance(error, SystemExit):

@@ -79,6 +79,10 @@ def test_evaluate_an_architecture_alone_needs_a_word(data: Path) -> None:
     assert "top1" in done("evaluate", "cnn6", "--data", data, "--weights", "random")
 
 
+def test_evaluate_a_folder_of_runs_names_them(run: Path) -> None:
+    assert f"it is the folder of several runs, give them: {run}" in refused("evaluate", run.parent)
+
+
 def test_evaluate_on_classes_of_other_names(run: Path, tmp_path: Path) -> None:
     """The same four, in another order: a score would say nothing."""
     images = np.zeros((8, small.SIDE, small.SIDE, 3), np.uint8)

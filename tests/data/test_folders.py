@@ -105,6 +105,21 @@ def test_a_picture_that_was_drawn_anew_in_as_many_bytes_is_another(source: Path)
     assert len(open_split(Data(str(out)), "train")) == 6
 
 
+def test_what_earlier_versions_packed_is_whole(tmp_path: Path) -> None:
+    """Their fingerprint knew no times."""
+    source, out = tmp_path / "src", tmp_path / "out"
+    (source / "a").mkdir(parents=True)
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(source / "a" / "0.png")
+    made = pack(str(source), str(out), split="train")
+    manifest = json.loads((out / "manifest.json").read_text())
+    size = (source / "a" / "0.png").stat().st_size
+    former = hashlib.sha256(f"a/0.png\0{size}\x000\na".encode()).hexdigest()
+    manifest["splits"]["train"]["packing"]["source"] = former
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    again = pack(str(source), str(out), split="train")
+    assert (again.kept, again.identity) == (1, made.identity)
+
+
 def test_a_partly_packed_folder_takes_no_old_shard_of_a_changed_picture(tmp_path: Path) -> None:
     source = tmp_path / "src"
     (source / "a").mkdir(parents=True)

@@ -110,6 +110,17 @@ def test_labels_that_only_some_samples_have(tmp_path: Path) -> None:
     assert index(str(tmp_path), split="train").classes == 0, "a set without any label stays one"
 
 
+def test_metadata_without_a_label_is_a_set_without_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = io.BytesIO()
+    picture(0).save(data, "PNG")
+    with TarWriter(str(tmp_path / "x-train-a.tar"), encoder=False) as tar:
+        for key, text in (("p", b'{"caption": "a bee", "n": 1}'), ("q", b'{"label": null, "n": 0}')):
+            tar.write({"__key__": key, "png": data.getvalue(), "json": text})
+    assert index(str(tmp_path), split="train").classes == 0
+    assert "no sample of split train has a label: --label json:FIELD" in caplog.text
+    assert index(str(tmp_path), split="train", label="json:n").classes == 2
+
+
 def test_labels_beyond_the_classes(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("ant\nbee\n")
     with pytest.raises(DataError, match=r"label 3 of split train is outside 0..1 \(2 classes\)"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -76,6 +77,14 @@ def test_a_run_is_called_by_its_recipe_wherever_that_lies(page: Path, monkeypatc
         assert [job.out.name for job in jobs([reference], [], ["seed=0"], Path("out"))][-1] == "page-kd-seed=0"
     assert recipe_name("cifar100/resnet56_resnet20:kd") == "cifar100-resnet56_resnet20-kd"
     assert recipe_name("quickstart") == "quickstart"
+
+
+def test_a_sweep_that_an_earlier_version_began_goes_on_where_it_lies(page: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    former = re.sub(r"[^A-Za-z0-9_.=-]+", "-", f"{page}:cnn").strip("-") + "-seed=1"
+    (tmp_path / "out" / former).mkdir()
+    runs = jobs([f"{page}:cnn"], [], ["seed=0,1"], tmp_path / "out")
+    assert [run.out.name for run in runs] == ["page-cnn-seed=0", former]
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,13 @@ def test_a_fault_in_python_is_one_line_with_its_place(text: str, told: str, tmp_
     assert "\n" not in str(caught.value)
 
 
+def test_no_place_within_python_itself_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("syn.py").write_text("x = (\n")
+    with pytest.raises(RecipeError, match=r"^syn.py does not run: SyntaxError: [^<]*$"):
+        load("syn.py")
+
+
 def test_a_fault_in_a_module_beside_the_recipe_has_that_files_line(tmp_path: Path) -> None:
     written(tmp_path, "KD(tau=3)", "module_with_a_fault.py")
     with pytest.raises(RecipeError, match=r"module_with_a_fault\.py, line 4: KD has no field 'tau'"):

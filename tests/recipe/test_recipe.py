@@ -313,6 +313,12 @@ def test_with_method_asks_which_phase() -> None:
     assert two_phases().with_method(Shake(), phase="student").phases[1].method == Shake()
 
 
+def test_another_method_has_neither_the_name_nor_the_numbers_of_the_first() -> None:
+    printed = dataclasses.replace(one_phase(), name="page:kd", published={"a table": 70.0})
+    other = printed.with_method(Shake())
+    assert (other.name, dict(other.published)) == ("", {})
+
+
 def test_identity_counts_content_and_not_places_or_machines() -> None:
     recipe = resolve(one_phase())
     mine = identity(recipe, {"timm/b.c": "abc"}, {"here": "data1"})
