@@ -23,13 +23,18 @@ from .networks import Source, named
 
 
 def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
-    """The recipe with each ``path=value`` applied in turn. Raises RecipeError naming the field, the value, what is allowed."""
+    """The recipe with each ``path=value`` applied in turn; with another method or setting of one nothing is published of it.
+
+    Raises RecipeError naming the field, the value, what is allowed.
+    """
+    before = [phase.method for phase in recipe.phases]
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
             raise RecipeError(f"{assignment!r} is not of the form path=value, as in epochs=100")
         recipe = follow(recipe, _set(recipe, _whole_path(recipe, path.split(".")), [], text))
-    return recipe
+    same = before == [phase.method for phase in recipe.phases]
+    return recipe if same or not recipe.published else dataclasses.replace(recipe, published={})
 
 
 def _whole_path(recipe: Recipe, parts: list[str]) -> list[str]:

@@ -317,6 +317,9 @@ def test_another_method_has_neither_the_name_nor_the_numbers_of_the_first() -> N
     printed = dataclasses.replace(one_phase(), name="page:kd", published={"a table": 70.0})
     other = printed.with_method(Shake())
     assert (other.name, dict(other.published)) == ("", {})
+    for word in ("method=dkd", "method.temperature=2"):
+        assert not override(printed, [word]).published, word
+    assert override(printed, ["seed=3", "machine.threads=2"]).published == {"a table": 70.0}
 
 
 def test_identity_counts_content_and_not_places_or_machines() -> None:
